@@ -1,0 +1,35 @@
+"""Runs PAI-TensorFlow commands anywhere, unchanged.
+
+    import pai_runner
+
+    outcomes = pai_runner.run("PAI -name tensorflow -Dscript=train.py;")
+
+The names are imported when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pai_runner.api import plan, run
+    from pai_runner.command import parse
+    from pai_runner.run.options import Options
+
+__version__ = "0.1.0"
+
+__all__ = ["Options", "__version__", "parse", "plan", "run"]
+
+_HOMES = {
+    "Options": "pai_runner.run.options",
+    "parse": "pai_runner.command",
+    "plan": "pai_runner.api",
+    "run": "pai_runner.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,188 @@
+"""What a Python program calls, and what the command line is made of: run, plan, rerun."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from pai_runner.command import Job, Statement, apply_settings, make_job, parse, property_setting
+from pai_runner.engines.local import Handle, submit
+from pai_runner.errors import PaiError, SetupError, UsageError
+from pai_runner.jobs.directory import JobDirectory, create, home, new_id
+from pai_runner.jobs.files import now_text, write_atomic
+from pai_runner.jobs.record import Record, append_event, write
+from pai_runner.jobs.state import Kind, Reason, State
+from pai_runner.run.options import Options
+from pai_runner.run.outcome import Outcome
+from pai_runner.run.plan import Plan
+from pai_runner.run.planner import Prepared, make_plan
+from pai_runner.secret import redact
+
+Say = Callable[[str], None]
+
+
+def run(command: str, options: Options | None = None, say: Say = print) -> list[Outcome]:
+    """Run the PAI commands in `command`, in order, up to the first that fails.
+
+    Returns the outcome of each that was started. `say` receives what the command line would
+    print of its own. Raises PaiError when a command is wrong or cannot be started.
+    """
+    return run_statements(apply_settings(parse(command)), options or Options(), say)
+
+
+def plan(command: str, options: Options | None = None) -> list[Plan]:
+    """Return the plans of the PAI commands in `command`, starting nothing. Raises PaiError."""
+    return plans(apply_settings(parse(command)), options or Options(), lambda line: None)
+
+
+def run_statements(
+    statements: Sequence[Statement], options: Options, say: Say, cwd: Path | None = None
+) -> list[Outcome]:
+    """Run parsed statements as `run` does. All are checked before the first is started."""
+    outcomes: list[Outcome] = []
+    for job in _jobs(statements, say):
+        handle = _submit(job, options, say, cwd or Path.cwd(), detach=False)
+        outcomes.append(handle.wait())
+        if outcomes[-1].exit_code != 0:
+            _tell(outcomes[-1], handle.directory, say)
+            break
+    return outcomes
+
+
+def submit_statements(
+    statements: Sequence[Statement], options: Options, say: Say, cwd: Path | None = None
+) -> str:
+    """Start the one PAI command in `statements`, and return its job's id without waiting.
+
+    Raises PaiError, UsageError where there are several: one of them would have to wait.
+    """
+    found = _jobs(statements, say)
+    if len(found) > 1:
+        raise UsageError(
+            f"--detach starts one PAI command, and there are {len(found)}",
+            "start each by itself, or run them in order without --detach",
+        )
+    return _submit(found[0], options, say, cwd or Path.cwd(), detach=True).job_id
+
+
+def plans(statements: Sequence[Statement], options: Options, say: Say) -> list[Plan]:
+    """Return the plans of parsed statements. Raises PaiError."""
+    made = []
+    for job in _jobs(statements, say):
+        directory = JobDirectory(home(), new_id())
+        with tempfile.TemporaryDirectory(prefix="pai-explain-") as scratch:
+            prepared = make_plan(job, directory, options, Path.cwd(), Path(scratch, "code"))
+        made.append(prepared.plan)
+    return made
+
+
+def recorded(directory: JobDirectory) -> tuple[list[Statement], Options, Path]:
+    """Return what a recorded job was asked: its statement, options and folder.
+
+    Raises UsageError when the record does not hold the whole command.
+    """
+    try:
+        request = json.loads(Path(directory.request).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"job {directory.id} has no readable request: {error}") from error
+    if request["has_secrets"]:
+        raise UsageError(
+            f"the command of job {directory.id} held secrets, which are not recorded",
+            "give the command again; AWS settings (a profile, the environment) keep keys out of it",
+        )
+    return (
+        [Statement(**request["statement"])],
+        Options(**request["options"]),
+        Path(request["cwd"]),
+    )
+
+
+def _jobs(statements: Sequence[Statement], say: Say) -> list[Job]:
+    made = []
+    for statement in statements:
+        if statement.name is not None:
+            made.append(make_job(statement))
+        elif property_setting(statement) is None:
+            say(f"skipped, not a PAI command: {statement.text.strip()}")
+    if not made:
+        raise UsageError("there is no PAI command in the text", "write PAI -name tensorflow ...")
+    return made
+
+
+def _submit(job: Job, options: Options, say: Say, cwd: Path, detach: bool) -> Handle:
+    directory = create()
+    try:
+        prepared = make_plan(job, directory, options, cwd, Path(directory.code))
+        _write_request(directory, job, options, cwd, prepared)
+        _make_folders(prepared.folders)
+    except PaiError as error:
+        # Nothing has run: what was fetched goes, the reason stays on record.
+        shutil.rmtree(directory.code, ignore_errors=True)
+        _record_failure(directory, job, error)
+        raise
+    say(f"job {directory.id}")
+    for notice in prepared.plan.notices:
+        say(notice)
+    return submit(prepared.plan, directory, prepared.secrets, detach)
+
+
+def _record_failure(directory: JobDirectory, job: Job, error: PaiError) -> None:
+    now = now_text()
+    record = Record(
+        directory.id,
+        job.job_name or job.script.name,
+        State.FAILED,
+        Reason.SETUP_FAILED,
+        error.exit_code,
+        Kind.RUNNER,
+        redact(str(error)),
+        created=now,
+        ended=now,
+    )
+    write(directory, record)
+    append_event(directory, record)
+
+
+def _tell(outcome: Outcome, directory: JobDirectory, say: Say) -> None:
+    """Say why a job ended, unless the script, or its bootstrap, has told it already."""
+    told = outcome.reason is Reason.SCRIPT_FAILED
+    if outcome.reason is Reason.SETUP_FAILED and outcome.role is not None:
+        log = Path(directory.role(outcome.role).stderr)
+        told = log.exists() and log.stat().st_size > 0
+    if not told:
+        say(f"job {outcome.job_id} {outcome.state.value}: {outcome.message}")
+
+
+def _make_folders(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SetupError(
+                f"the folder {folder} cannot be made: {error.strerror}",
+                "name another folder, or mend the permissions of the one above it",
+            ) from error
+
+
+def _write_request(
+    directory: JobDirectory, job: Job, options: Options, cwd: Path, prepared: Prepared
+) -> None:
+    """Record what was asked, without its secrets, so that it can be asked again."""
+    typed = job.statement
+    shown = replace(
+        typed,
+        text=redact(typed.text),
+        parameters={name: redact(value) for name, value in typed.parameters.items()},
+        options={name: redact(value) for name, value in typed.options.items()},
+    )
+    request = {
+        "statement": asdict(shown),
+        "has_secrets": bool(prepared.secrets) or shown != typed,
+        "options": asdict(options),
+        "cwd": str(cwd),
+    }
+    write_atomic(directory.request, json.dumps(request, ensure_ascii=False, indent=1).encode())

@@ -1,0 +1,25 @@
+"""`pai cancel ID`: asks a job to end; --force ends it at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from pai_runner.cli.output import say
+from pai_runner.jobs.cancel import request_cancel
+from pai_runner.jobs.directory import find
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Ask the job to end. Returns the exit code."""
+    parser = argparse.ArgumentParser("pai cancel", description=__doc__)
+    parser.add_argument("id", metavar="ID")
+    parser.add_argument("--force", action="store_true", help="do not wait for the script to end")
+    options = parser.parse_args(arguments)
+    directory = find(options.id)
+    record = request_cancel(directory, options.force)
+    if record.state.final:
+        say(f"job {directory.id} had ended already: {record.state.value}")
+    else:
+        say(f"job {directory.id} was asked to end; `pai status {directory.id}` shows when it has")
+    return 0

@@ -1,0 +1,86 @@
+"""The main way: runs the PAI commands given."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from pai_runner.cli.command_input import (
+    add_command_arguments,
+    split_arguments,
+    statements,
+)
+from pai_runner.errors import ExitCode
+from pai_runner.run.options import Options, parse_duration
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Let `parser` take the options of a run."""
+    parser.add_argument(
+        "--devices", metavar="D", help="cpu, gpu, gpu:0,1 (indices or UUIDs) or auto"
+    )
+    parser.add_argument(
+        "--timeout", type=parse_duration, metavar="T", help="end the job after 90s, 30m, 6h, 1d"
+    )
+    parser.add_argument(
+        "--no-progress",
+        type=parse_duration,
+        metavar="T",
+        help="end the job when nothing is printed or saved for this long",
+    )
+    parser.add_argument(
+        "--grace",
+        type=parse_duration,
+        default=60.0,
+        metavar="T",
+        help="how long a script may take to end after SIGTERM (default 60s)",
+    )
+
+
+def run_options(options: argparse.Namespace) -> Options:
+    """Return the run options that `add_run_options` read."""
+    return Options(
+        devices=options.devices,
+        total_seconds=options.timeout,
+        no_progress_seconds=options.no_progress,
+        grace_seconds=options.grace,
+    )
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the commands, one after the other. Returns the exit code."""
+    from pai_runner import api
+    from pai_runner.cli.output import say
+
+    parser = _parser()
+    options, words = split_arguments(parser, arguments)
+    found = statements(options, words)
+    if options.detach:
+        print(api.submit_statements(found, run_options(options), say))
+        return ExitCode.OK
+    outcomes = api.run_statements(found, run_options(options), say)
+    return outcomes[-1].exit_code
+
+
+def option_help() -> str:
+    """Return the part of the general help that lists the options of a run."""
+    return _parser().format_help().split("\n\n", 1)[1]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("pai", usage="pai", add_help=False, allow_abbrev=False)
+    add_command_arguments(parser)
+    add_run_options(parser)
+    parser.add_argument(
+        "--detach", action="store_true", help="print the job's id and return; the job goes on"
+    )
+    parser.add_argument("--help", "-h", action=_Help, nargs=0, help="show this help")
+    return parser
+
+
+class _Help(argparse.Action):
+    def __call__(self, *_: object) -> None:
+        from pai_runner.cli.help import general_help
+
+        print(general_help())
+        raise SystemExit(0)

@@ -1,0 +1,1 @@
+"""Engines place supervisors: they take a Plan and give an Outcome."""

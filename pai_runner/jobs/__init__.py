@@ -1,0 +1,1 @@
+"""What happened: job directories, states, records, cancelling. Plain files under PAI_HOME."""

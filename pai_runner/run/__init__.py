@@ -1,0 +1,1 @@
+"""From a Job to finished processes on one machine."""

@@ -1,0 +1,54 @@
+"""The environment variables of the project: one table, from which the documents are made."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Variable(NamedTuple):
+    """An environment variable and what it means."""
+
+    name: str
+    meaning: str
+
+
+# What the script finds in its environment, beside everything that `pai` itself was started with.
+FOR_THE_SCRIPT = (
+    Variable("PAI_JOB_ID", "the job's id"),
+    Variable("PAI_JOB_NAME", "the job's name: -DjobName, else the script's name"),
+    Variable("PAI_JOB_DIR", "the job's record folder"),
+    Variable("PAI_ROLE", "the role of this process; `worker` for a single process"),
+    Variable("PAI_TASK_INDEX", "the number of this process within its role, from 0"),
+    Variable("PAI_ROLE_DIR", "the folder of this process's logs in the record"),
+    Variable("PAI_ALGORITHM", "the algorithm name of the command"),
+    Variable("PAI_TF_API", "the TensorFlow API that `import tensorflow` gives: v1 or v2"),
+    Variable("PAI_BUCKETS", "-Dbuckets as the script sees it: joinable prefixes, comma-separated"),
+    Variable("PAI_CHECKPOINT_DIR", "-DcheckpointDir as the script sees it"),
+    Variable("PAI_SUMMARY_DIR", "-DsummaryDir as the script sees it"),
+    Variable("PAI_VOLUMES", "-Dvolumes as the script sees it"),
+    Variable("PAI_TABLES", "-Dtables as typed"),
+    Variable("PAI_OUTPUTS", "-Doutputs as typed"),
+    Variable(
+        "PAI_HYPER_PARAMETERS",
+        "the hyperParameters file as a JSON object, without the entries whose names are a secret's",
+    ),
+    Variable("CUDA_VISIBLE_DEVICES", "the chosen GPUs by UUID, -1 for the CPU"),
+    Variable("CUDA_DEVICE_ORDER", "PCI_BUS_ID, so that indices mean the same everywhere"),
+    Variable("TF_FORCE_GPU_ALLOW_GROWTH", "true: TensorFlow takes GPU memory as it needs it"),
+    Variable("TF_USE_LEGACY_KERAS", "1 for TensorFlow 1 scripts, whose layers need Keras 2"),
+    Variable("PYTHONUNBUFFERED", "1: a line that is printed is in the log at once"),
+)
+
+# What `pai` itself reads.
+FOR_PAI = (
+    Variable("PAI_HOME", "where records are kept; default ~/.pai_runner"),
+    Variable(
+        "PAI_EVENT_UPLOAD_SECONDS",
+        "how often a growing event file is uploaded at most; default 30, always at its close",
+    ),
+    Variable("CUDA_VISIBLE_DEVICES", "restricts the GPUs that `pai` chooses from"),
+    Variable("TMPDIR", "where files wait for their upload"),
+    Variable(
+        "AWS_…", "the usual AWS settings: keys, profile, region, endpoint, as botocore reads them"
+    ),
+)

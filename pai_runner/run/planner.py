@@ -1,0 +1,237 @@
+"""Job -> Plan: resolves what the command says against this machine.
+
+Nothing is started and nothing outside the job's own folder is written here, so that a plan can
+be made, shown and thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pai_runner.command import Job
+from pai_runner.command.words import parse_hyper_parameters
+from pai_runner.errors import SetupError
+from pai_runner.jobs.directory import JobDirectory
+from pai_runner.location import Location
+from pai_runner.run.arguments import compose
+from pai_runner.run.devices import Demand, choose, list_gpus
+from pai_runner.run.fetch import fetch, read_text
+from pai_runner.run.options import Options
+from pai_runner.run.plan import Limits, Mount, Plan, RolePlan
+from pai_runner.run.script_flags import choose_api, scan
+from pai_runner.run.secrets import SecretStore
+from pai_runner.runtimes import resolve as resolve_interpreter
+from pai_runner.secret import Secret, is_secret_name, redact
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with what goes beside it.
+
+    `secrets` are the values of the plan's references; `folders` are local folders that the
+    command names for output and that a run makes before it starts.
+    """
+
+    plan: Plan
+    secrets: Mapping[str, str]
+    folders: tuple[Path, ...]
+
+
+def make_plan(
+    job: Job, directory: JobDirectory, options: Options, cwd: Path, code_folder: Path
+) -> Prepared:
+    """Return the plan of `job`, to be run in `directory`.
+
+    The script's code is put in `code_folder` when it does not lie on this machine already; the
+    plan says where it will lie, in `directory.code`. `cwd` is where the command was given.
+    Raises SetupError, BusyError and ParameterError.
+    """
+    store = SecretStore()
+    fetched = fetch(job, code_folder, cwd)
+    flags = scan(fetched.entry, fetched.source_roots)
+    code = fetched.moved(code_folder, Path(directory.code))
+    hyper_parameters = _hyper_parameters(job, cwd)
+    api = choose_api(flags, forced=job.tf_api, algorithm_api=job.algorithm_api)
+    choice = choose(Demand.of(options.devices, job.gpu_required), *list_gpus())
+    values = _platform_values(job, cwd)
+    arguments = compose(
+        flags,
+        {name: store.hide(name, value) for name, value in values.items()},
+        [(name, store.hide(name, value)) for name, value in hyper_parameters],
+        store.hide_words(job.user_defined_parameters),
+    )
+    job_name = job.job_name or code.entry.stem
+    environment = {
+        "PAI_JOB_ID": directory.id,
+        "PAI_JOB_NAME": job_name,
+        "PAI_JOB_DIR": directory.path,
+        "PAI_ROLE": "worker",
+        "PAI_TASK_INDEX": "0",
+        "PAI_ALGORITHM": job.algorithm,
+        "PAI_TF_API": api.api,
+        **_environment_of(values),
+        **_environment_of_hyper_parameters(hyper_parameters),
+        **choice.environment,
+    }
+    role = RolePlan(
+        name="worker",
+        index=0,
+        interpreter=resolve_interpreter(job.python).path,
+        script=str(code.entry),
+        arguments=tuple(arguments),
+        working_directory=str(code.working_directory),
+        environment=environment,
+        devices=choice.devices,
+    )
+    plan = Plan(
+        job_id=directory.id,
+        job_name=job_name,
+        algorithm=job.algorithm,
+        command=redact(job.statement.text),
+        code=str(code.root),
+        tf_api=api.api,
+        tf_api_reason=api.reason,
+        roles=(role,),
+        mounts=_mounts(job, store),
+        limits=_limits(job, options),
+        source_roots=tuple(str(root) for root in code.source_roots),
+        notices=(*job.notices, *code.notices, *choice.notices),
+    )
+    return Prepared(plan, store.values, _output_folders(job, cwd))
+
+
+# ====== What the script is told ======
+
+# The variable of each platform flag, in the order in which the flags are passed.
+_VARIABLES = {
+    "buckets": "PAI_BUCKETS",
+    "checkpointDir": "PAI_CHECKPOINT_DIR",
+    "summaryDir": "PAI_SUMMARY_DIR",
+    "volumes": "PAI_VOLUMES",
+    "tables": "PAI_TABLES",
+    "outputs": "PAI_OUTPUTS",
+}
+
+
+def _platform_values(job: Job, cwd: Path) -> dict[str, str]:
+    """Return the values of PAI's own flags, by flag, for those that the command gives."""
+    values = {
+        name: ",".join(_seen_by_script(location, cwd) for location in locations)
+        for name, locations in _directories(job).items()
+    }
+    values["tables"] = ",".join(job.tables)
+    values["outputs"] = ",".join(job.outputs)
+    return {name: values[name] for name in _VARIABLES if values.get(name)}
+
+
+def _directories(job: Job) -> dict[str, Sequence[Location]]:
+    def one(location: Location | None) -> Sequence[Location]:
+        return () if location is None else (location,)
+
+    return {
+        "buckets": job.buckets,
+        "checkpointDir": one(job.checkpoint_dir),
+        "summaryDir": one(job.summary_dir),
+        "volumes": job.volumes,
+    }
+
+
+def _seen_by_script(location: Location, cwd: Path) -> str:
+    """Return a joinable prefix; a local one is absolute, for a script may change its folder."""
+    if not location.is_local:
+        return location.prefix
+    return str(_local_folder(location, cwd)).rstrip("/") + "/"
+
+
+def _local_folder(location: Location, cwd: Path) -> Path:
+    return cwd / Path(location.path).expanduser()
+
+
+def _hyper_parameters(job: Job, cwd: Path) -> list[tuple[str, str]]:
+    if job.hyper_parameters is None:
+        return []
+    text = read_text(job.hyper_parameters, cwd, "hyperParameters")
+    return parse_hyper_parameters(text, str(job.hyper_parameters))
+
+
+def _environment_of(values: Mapping[str, str]) -> dict[str, str]:
+    return {_VARIABLES[name]: value for name, value in values.items()}
+
+
+def _environment_of_hyper_parameters(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return PAI_HYPER_PARAMETERS. Other processes may read an environment: no secrets there."""
+    shown = {
+        name: value for name, value in pairs if not is_secret_name(name) and redact(value) == value
+    }
+    return {"PAI_HYPER_PARAMETERS": json.dumps(shown, ensure_ascii=False)} if pairs else {}
+
+
+# ====== Where its data lies ======
+
+
+def _mounts(job: Job, store: SecretStore) -> tuple[Mount, ...]:
+    mounts: dict[str, Mount] = {}
+    for purpose, locations in _directories(job).items():
+        for location in locations:
+            if location.is_local:
+                continue
+            options = {
+                name: store.put(f"{purpose}.{name}", value.reveal())
+                if isinstance(value, Secret)
+                else value
+                for name, value in location.options
+            }
+            mount = Mount(location.prefix, location.protocol, purpose, options)
+            _refuse_two_ways(mounts.setdefault(mount.prefix, mount), mount, store)
+    return tuple(mounts.values())
+
+
+def _refuse_two_ways(first: Mount, second: Mount, store: SecretStore) -> None:
+    """Refuse one prefix that is given twice with different options: the script names only it."""
+
+    def plain(mount: Mount) -> dict[str, str]:
+        return {name: store.reveal(value) for name, value in mount.options.items()}
+
+    if plain(first) != plain(second):
+        raise SetupError(
+            f"{first.prefix} is given with different options by -D{first.purpose} and"
+            f" -D{second.purpose}",
+            "give it the same options in both, or name a folder below it in one of them",
+        )
+
+
+def _output_folders(job: Job, cwd: Path) -> tuple[Path, ...]:
+    """Return the local folders to make. Raises SetupError for a local bucket that is missing."""
+    directories = _directories(job)
+
+    def local(*purposes: str) -> list[tuple[str, Path]]:
+        return [
+            (purpose, _local_folder(location, cwd))
+            for purpose in purposes
+            for location in directories[purpose]
+            if location.is_local
+        ]
+
+    made = tuple(folder for _, folder in local("checkpointDir", "summaryDir"))
+    for purpose, folder in local("buckets", "volumes"):
+        if not folder.is_dir() and folder not in made:
+            raise SetupError(
+                f"-D{purpose}: there is no folder {folder}", "make it, or name another"
+            )
+    return made
+
+
+def _limits(job: Job, options: Options) -> Limits:
+    """Return the limits: an option of the command line wins over the command's own."""
+
+    def first(*seconds: float | None) -> float | None:
+        return next((value for value in seconds if value), None)
+
+    return Limits(
+        total_seconds=first(options.total_seconds, job.total_seconds),
+        no_progress_seconds=first(options.no_progress_seconds, job.no_progress_seconds),
+        grace_seconds=options.grace_seconds,
+    )

@@ -1,0 +1,393 @@
+"""The supervisor: one process per job. It starts the guards, decides when the job must end, and
+writes the record.
+
+It is started as `python -I -S …/run/supervise.py`, so that it is up in milliseconds and nothing
+of the user's environment is imported; hence only the standard library, and of it little. It has
+one thread and one loop. Signal handlers only wake the loop.
+
+    supervise.py JOB_DIRECTORY CONTROL REPORT [BOOTSTRAP]
+
+CONTROL is a pipe from the launcher: one line of JSON, {"secrets": {…}, "detach": false}, then
+nothing; unless detached its end means that the launcher is gone. REPORT is a pipe to the
+launcher: {"ready": true}, at the end {"final": record, "saved": whether it was written}; its end
+means that the supervisor is gone. BOOTSTRAP is the program of the roles.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import time
+
+from pai_runner.jobs import cancel as requests
+from pai_runner.jobs.directory import JobDirectory
+from pai_runner.jobs.files import now_text
+from pai_runner.jobs.identity import Identity
+from pai_runner.jobs.state import Kind, Reason, State
+from pai_runner.run import processes
+from pai_runner.run.ending import LEFTOVER_SECONDS, UNKILLABLE_SECONDS, Ending
+from pai_runner.run.guard import Role
+from pai_runner.run.journal import Journal
+from pai_runner.run.verdict import Cause, Verdict, judge, signal_name
+from pai_runner.run.ward import Ward
+from pai_runner.run.watch import Limits, memory_kills
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from pai_runner.jobs.record import RoleProcess
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PASSED_SIGNALS = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+
+# How often a cancel request and the launcher are looked at when nothing happens, in seconds.
+_TICK = 1.0
+# `timeout` signals its child and then the group: one order can arrive as two signals.
+_SAME_SIGNAL = 0.2
+# How long faulthandler gets to write where the threads of a hanging script are.
+_DUMP_SECONDS = 1.0
+# How long a guard may take beyond the timetable of its own ending, before it is given up.
+_GUARD_MARGIN = UNKILLABLE_SECONDS + 5.0
+_NEVER = float("inf")
+_now = time.monotonic
+_BOOTSTRAP = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "script", "bootstrap.py"
+)
+
+
+class Supervisor:
+    """One job's supervisor, in its own process."""
+
+    def __init__(
+        self, directory: JobDirectory, control: int, report: int, wakeup: int, bootstrap: str
+    ) -> None:
+        self._directory = directory
+        self._control = control
+        self._wakeup = wakeup
+        self._bootstrap = bootstrap
+        self._journal = Journal(directory, report)
+        self._launcher_pid = os.getppid()
+        self._attached = False
+        self._secrets: dict[str, str] = {}
+        self._limits = Limits(
+            {"grace_seconds": 0.0, "total_seconds": None, "no_progress_seconds": None}, 0.0
+        )
+        self._wards: list[Ward] = []
+        self._cause: Cause | None = None
+        self._stopping_since: float | None = None
+        self._forced = False
+        self._dump_until = _NEVER
+        self._give_up_guards_at = _NEVER
+        self._orphans: Ending | None = None
+        self._memory_kills = memory_kills()
+        self._poller = select.poll()
+
+    # ====== From start to end ======
+
+    def run(self) -> None:
+        """Run the job to its end."""
+        orders = _read_line(self._control)
+        if orders is None:
+            message = "the launcher was gone before the job began"
+            self._cause = Cause(State.CANCELLED, Reason.LAUNCHER_GONE, message)
+        else:
+            self._attached = not orders["detach"]
+            self._secrets = orders["secrets"]
+            self._start()
+        self._save(State.STARTING, supervisor=Identity.of(os.getpid()))
+        self._journal.tell_launcher({"ready": True})
+        children = bool(self._wards)
+        while self._busy(children):
+            children = self._turn()
+        self._finish(judge(self._cause, [ward.end for ward in self._wards]))
+
+    def fail(self, error: Exception) -> None:
+        """Record an error of the supervisor's own, once the guards have ended their trees."""
+        for ward in self._wards:
+            ward.abandon()
+        deadline = time.monotonic() + self._limits.grace + LEFTOVER_SECONDS + _GUARD_MARGIN
+        while processes.reap()[1] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        message = f"{type(error).__name__}: {error}"
+        self._finish(Verdict(State.FAILED, Reason.INTERNAL_ERROR, 1, Kind.RUNNER, message, None))
+
+    def _start(self) -> None:
+        with open(self._directory.spec, encoding="utf-8") as file:
+            spec = json.load(file)
+        self._limits = Limits(spec["limits"], time.monotonic())
+        self._wards = [Ward(self._role(role)) for role in spec["roles"]]
+        for ward in self._wards:
+            ward.start(self._secrets)
+            self._poller.register(ward.from_guard, select.POLLIN)
+        self._poller.register(self._wakeup, select.POLLIN)
+        if self._attached:
+            self._poller.register(self._control, select.POLLIN)
+
+    def _role(self, role: dict[str, Any]) -> Role:
+        label = f"{role['name']}-{role['index']}"
+        return Role(
+            label,
+            (role["interpreter"], "-u", self._bootstrap),
+            role["environment"],
+            role["working_directory"],
+            self._directory.role(label),
+            self._limits.grace,
+        )
+
+    def _busy(self, children: bool) -> bool:
+        """Whether there is a guard, or something that a dead guard left and that can be ended."""
+        if any(ward.guard_status is None for ward in self._wards):
+            return True
+        return children and self._orphans is not None and not self._orphans.given_up(_now())
+
+    def _turn(self) -> bool:
+        """Wait for something to happen and act on it. Returns whether any child is left."""
+        ready = [descriptor for descriptor, _ in self._poller.poll(self._timeout() * 1000)]
+        # What the roles did comes before what was asked meanwhile: it happened first.
+        for ward in self._wards:
+            if ward.from_guard in ready and not ward.read_reports():
+                self._poller.unregister(ward.from_guard)
+        children = self._reap()
+        self._note_starts()
+        self._note_ends()
+        if self._wakeup in ready:
+            self._take_signals()
+        if self._attached and (
+            # A fork of the launcher may hold the pipe open.
+            self._control in ready or os.getppid() != self._launcher_pid
+        ):
+            self._launcher_gone()
+        self._check_request()
+        self._check_time(_now())
+        return children
+
+    def _timeout(self) -> float:
+        """Return the seconds until something is due."""
+        now = _now()
+        due = [now + _TICK, self._dump_until, self._give_up_guards_at]
+        if not self._is_ending():
+            due.append(self._limits.due())
+        if self._orphans is not None:
+            due.append(self._orphans.step(now))
+        return max(0.0, min(due) - now)
+
+    def _save(self, state: State, **changes: Any) -> None:
+        self._journal.save(state, roles=self._roles(), **changes)
+
+    def _finish(self, verdict: Verdict) -> None:
+        self._journal.finish(verdict, self._secrets.values(), roles=self._roles())
+        self._journal.close()
+
+    def _roles(self) -> tuple[RoleProcess, ...]:
+        return tuple(ward.to_record() for ward in self._wards)
+
+    # ====== The roles ======
+
+    def _reap(self) -> bool:
+        ended, children = processes.reap()
+        guards = {ward.guard_pid: ward for ward in self._wards}
+        for pid, status in ended:
+            ward = guards.get(pid)
+            if ward is None:
+                self._orphan_ended(pid)
+                continue
+            ward.guard_status = status
+            ward.read_reports()
+            if not ward.done:
+                self._guard_gone(ward, status)
+        return children
+
+    def _guard_gone(self, ward: Ward, status: int) -> None:
+        """Take over the tree of a guard that was killed: it has come to this process."""
+        how = "failed; see supervisor.log"
+        if os.WIFSIGNALED(status):
+            how = f"was killed by {signal_name(os.WTERMSIG(status))}"
+        message = f"the guard of {ward.label} (pid {ward.guard_pid}) {how}; its script was ended"
+        code = 128 + signal.SIGKILL
+        self._stop(Cause(State.FAILED, Reason.GUARD_GONE, message, exit_code=code))
+        now = _now()
+        if self._orphans is None:
+            self._orphans = Ending(self._orphaned, now, self._limits.grace)
+        if ward.process is None or not ward.process.alive:
+            self._orphans.leader_left(now)
+        elif not processes.HAS_SUBREAPER:
+            # Elsewhere the kernel has sent this already, when the guard died.
+            processes.send([ward.process.pid], signal.SIGTERM)
+        if self._forced:
+            self._orphans.force(now)
+
+    def _orphan_ended(self, pid: int) -> None:
+        leaders = [ward.process.pid for ward in self._wards if ward.process is not None]
+        if self._orphans is not None and pid in leaders:
+            self._orphans.leader_left(_now())
+
+    def _orphaned(self) -> list[int]:
+        """Return the processes that came here from guards that are gone."""
+        if processes.HAS_SUBREAPER:
+            guards = [ward.guard_pid for ward in self._wards]
+            return processes.living(processes.descendants(os.getpid(), without=guards))
+        gone = [ward.process for ward in self._wards if not ward.done and ward.process]
+        return [pid for process in gone for pid in processes.group_members(process.pid)]
+
+    def _note_starts(self) -> None:
+        if self._journal.record.state is not State.STARTING:
+            return
+        if all(ward.process is not None for ward in self._wards):
+            self._save(State.RUNNING, started=now_text())
+            self._limits.watch([ward.role.directory for ward in self._wards], _now())
+
+    def _note_ends(self) -> None:
+        if self._stopping_since is not None:
+            return
+        for ward in self._wards:
+            if ward.end.status == signal.SIGKILL:
+                ward.end.killed_for_memory = memory_kills() > self._memory_kills
+        if any(ward.end.failed for ward in self._wards):
+            # The others cannot get on without it.
+            self._tell_to_stop(signal.SIGTERM)
+
+    # ====== Stopping ======
+
+    def _stop(self, cause: Cause) -> None:
+        """Bring the job to its end because of `cause`, unless it is ending anyway."""
+        self._decide(cause)
+        if self._stopping_since is None:
+            self._tell_to_stop(cause.signum)
+
+    def _decide(self, cause: Cause) -> None:
+        if not self._is_ending():
+            self._cause = cause
+            self._save(State.STOPPING, reason=cause.reason, message=cause.message)
+
+    def _is_ending(self) -> bool:
+        """Whether it is settled how the job ends: by a cause, a failure, or all roles' ends."""
+        ends = [ward.end for ward in self._wards]
+        return (
+            self._cause is not None
+            or any(end.failed for end in ends)
+            or all(end.status is not None for end in ends)
+        )
+
+    def _tell_to_stop(self, signum: int) -> None:
+        now = _now()
+        self._stopping_since = now
+        self._dump_until = _NEVER
+        self._give_up_guards_at = now + self._limits.grace + LEFTOVER_SECONDS + _GUARD_MARGIN
+        for ward in self._wards:
+            ward.tell(f"stop {int(signum)} {self._limits.grace}")
+
+    def _force(self) -> None:
+        if self._forced:
+            return
+        self._forced = True
+        for ward in self._wards:
+            ward.tell("kill")
+        if self._orphans is not None:
+            self._orphans.force(_now())
+        self._give_up_guards_at = min(self._give_up_guards_at, _now() + _GUARD_MARGIN)
+
+    def _take_signals(self) -> None:
+        for signum in set(os.read(self._wakeup, 4096)):
+            if signum in PASSED_SIGNALS:
+                for ward in self._wards:
+                    ward.tell(f"signal {signum}")
+            elif signum in STOP_SIGNALS:
+                self._take_stop_signal(signum)
+
+    def _take_stop_signal(self, signum: int) -> None:
+        since = self._stopping_since
+        if since is None:
+            reason = Reason.HANGUP if signum == signal.SIGHUP else Reason.INTERRUPTED
+            message = f"pai got {signal_name(signum)}"
+            self._stop(Cause(State.CANCELLED, reason, message, signum))
+        elif signum != signal.SIGHUP and _now() - since > _SAME_SIGNAL:
+            self._force()
+
+    def _launcher_gone(self) -> None:
+        self._poller.unregister(self._control)
+        self._attached = False
+        message = f"the launcher (pid {self._launcher_pid}) is gone; the script was ended"
+        self._stop(Cause(State.CANCELLED, Reason.LAUNCHER_GONE, message))
+
+    def _check_request(self) -> None:
+        try:
+            with open(self._directory.cancel, "rb") as file:
+                request = file.read()
+        except OSError:
+            # Nobody asks; or the home went away, and then nobody can.
+            return
+        self._stop(Cause(State.CANCELLED, Reason.CANCELLED_BY_USER, "cancelled by `pai cancel`"))
+        if request == requests.FORCE:
+            self._force()
+
+    def _check_time(self, now: float) -> None:
+        passed = None if self._is_ending() else self._limits.passed(now)
+        if passed is not None and passed.reason is Reason.NO_PROGRESS:
+            # First let the script say where it hangs; the bootstrap has told it how.
+            self._decide(passed)
+            self._dump_until = now + _DUMP_SECONDS
+            for ward in self._wards:
+                ward.tell(f"signal {int(signal.SIGQUIT)}")
+        elif passed is not None:
+            self._stop(passed)
+        elif now >= self._dump_until and self._stopping_since is None:
+            self._tell_to_stop(signal.SIGTERM)
+        if now >= self._give_up_guards_at:
+            self._give_up_guards_at = _NEVER
+            silent = [ward.guard_pid for ward in self._wards if ward.guard_status is None]
+            processes.send(silent, signal.SIGKILL)
+
+
+def _read_line(descriptor: int) -> dict[str, Any] | None:
+    """Return the object on the first line of a pipe; None when it ends before."""
+    data = b""
+    while not data.endswith(b"\n"):
+        part = os.read(descriptor, 65536)
+        if not part:
+            return None
+        data += part
+    orders: dict[str, Any] = json.loads(data)
+    return orders
+
+
+def _prepare_signals() -> int:
+    """Let signals wake the loop, no more; return the descriptor that gives their numbers."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    for signum in (*STOP_SIGNALS, *PASSED_SIGNALS):
+        # Drops what came before this process had a session: it was meant for the launcher.
+        signal.signal(signum, signal.SIG_IGN)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for signum in (*STOP_SIGNALS, *PASSED_SIGNALS, signal.SIGCHLD, signal.SIGCONT):
+        signal.signal(signum, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    return reader
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Supervise one job, as the module's text says."""
+    directory = JobDirectory.at(arguments[0])
+    control, report = int(arguments[1]), int(arguments[2])
+    bootstrap = arguments[3] if len(arguments) > 3 else _BOOTSTRAP
+    os.setsid()
+    processes.close_all_except((control, report))
+    for descriptor in (control, report):
+        os.set_inheritable(descriptor, False)
+    processes.set_subreaper()
+    processes.set_name("pai-supervisor")
+    os.chdir("/")
+    supervisor = Supervisor(directory, control, report, _prepare_signals(), bootstrap)
+    try:
+        supervisor.run()
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        supervisor.fail(error)
+    # All is written; Python's own tidying up would only keep the launcher waiting.
+    os._exit(0)

@@ -1,0 +1,540 @@
+/* The compiled part of TensorFlow's file layer on fsspec.
+ *
+ * TensorFlow loads this library through tf.experimental.register_filesystem_plugin and calls
+ * TF_InitPlugin. The structures below follow TensorFlow's C interface for file systems
+ * (tensorflow/c/experimental/filesystem/filesystem_interface.h, versions 0); no header of
+ * TensorFlow or Python is needed, and nothing is linked against either.
+ *
+ * Python does the work, through the functions in `calls`. This part keeps what Python cannot:
+ *
+ *  - Appends go to a local file with stdio, as TensorFlow's own local file system does, without
+ *    the interpreter: a TFRecord is three small appends.
+ *  - After pai_close() no call reaches Python, which may be gone while TensorFlow's threads and
+ *    objects still live. Calls under way are waited for.
+ *  - A file that is let go of without close() counts as written, as a local one is, unless an
+ *    operation gives it up half way.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RESOURCE_EXHAUSTED 8
+#define FAILED_PRECONDITION 9
+#define UNAVAILABLE 14
+#define WRITE_BUFFER (256 * 1024)
+
+typedef struct TF_Status TF_Status;
+
+/* ====== TensorFlow's structures ====== */
+
+/* TF_RandomAccessFile, TF_WritableFile and TF_Filesystem: one pointer of ours each. */
+typedef struct {
+  void *ours;
+} Handle;
+
+typedef struct {
+  int64_t length;
+  int64_t mtime_nsec;
+  bool is_directory;
+} Statistics;
+
+typedef struct {
+  void (*cleanup)(Handle *);
+  int64_t (*read)(const Handle *, uint64_t, size_t, char *, TF_Status *);
+} ReaderTable;
+
+typedef struct {
+  void (*cleanup)(Handle *);
+  void (*append)(const Handle *, const char *, size_t, TF_Status *);
+  int64_t (*tell)(const Handle *, TF_Status *);
+  void (*flush)(const Handle *, TF_Status *);
+  void (*sync)(const Handle *, TF_Status *);
+  void (*close)(const Handle *, TF_Status *);
+} WriterTable;
+
+typedef struct {
+  void (*cleanup)(Handle *);
+  const void *(*data)(const Handle *);
+  uint64_t (*length)(const Handle *);
+} RegionTable;
+
+typedef struct {
+  void (*init)(Handle *, TF_Status *);
+  void (*cleanup)(Handle *);
+  void (*new_random_access_file)(const Handle *, const char *, Handle *, TF_Status *);
+  void (*new_writable_file)(const Handle *, const char *, Handle *, TF_Status *);
+  void (*new_appendable_file)(const Handle *, const char *, Handle *, TF_Status *);
+  void (*new_read_only_memory_region_from_file)(const Handle *, const char *, Handle *, TF_Status *);
+  void (*create_dir)(const Handle *, const char *, TF_Status *);
+  void (*recursively_create_dir)(const Handle *, const char *, TF_Status *);
+  void (*delete_file)(const Handle *, const char *, TF_Status *);
+  void (*delete_dir)(const Handle *, const char *, TF_Status *);
+  void (*delete_recursively)(const Handle *, const char *, uint64_t *, uint64_t *, TF_Status *);
+  void (*rename_file)(const Handle *, const char *, const char *, TF_Status *);
+  void (*copy_file)(const Handle *, const char *, const char *, TF_Status *);
+  void (*path_exists)(const Handle *, const char *, TF_Status *);
+  bool (*paths_exist)(const Handle *, char **, int, TF_Status **);
+  void (*stat)(const Handle *, const char *, Statistics *, TF_Status *);
+  bool (*is_directory)(const Handle *, const char *, TF_Status *);
+  int64_t (*get_file_size)(const Handle *, const char *, TF_Status *);
+  char *(*translate_name)(const Handle *, const char *);
+  int (*get_children)(const Handle *, const char *, char ***, TF_Status *);
+  int (*get_matching_paths)(const Handle *, const char *, char ***, TF_Status *);
+  void (*flush_caches)(const Handle *);
+  void *transactions_and_options[11];
+} FilesystemTable;
+
+typedef struct {
+  char *scheme;
+  int filesystem_abi, filesystem_api;
+  size_t filesystem_size;
+  FilesystemTable *filesystem;
+  int reader_abi, reader_api;
+  size_t reader_size;
+  ReaderTable *reader;
+  int writer_abi, writer_api;
+  size_t writer_size;
+  WriterTable *writer;
+  int region_abi, region_api;
+  size_t region_size;
+  RegionTable *region;
+} Plugin;
+
+typedef struct {
+  size_t count;
+  Plugin *plugins;
+  void *(*allocate)(size_t);
+  void (*release)(void *);
+} PluginInfo;
+
+/* ====== What Python gives ====== */
+
+/* Each fails by setting the status. Python knows an open file by its number. */
+typedef struct {
+  void (*set_status)(TF_Status *, int code, const char *message); /* TensorFlow's TF_SetStatus */
+  int (*holds_interpreter)(void);                                 /* PyGILState_Check */
+
+  int64_t (*open_reader)(const char *path, TF_Status *);
+  int64_t (*read)(int64_t number, uint64_t offset, size_t count, char *into, TF_Status *);
+  void (*close_reader)(int64_t number);
+  char *(*read_whole)(const char *path, uint64_t *length, TF_Status *); /* to be freed */
+
+  int64_t (*open_writer)(const char *path, int append, int *descriptor, TF_Status *);
+  void (*sync_writer)(int64_t number, TF_Status *);
+  void (*close_writer)(int64_t number, TF_Status *);
+  void (*drop_writer)(int64_t number, int publish);
+  void (*fail_writer)(int64_t number, int error, TF_Status *);
+
+  void (*exists)(const char *path, TF_Status *);
+  void (*stat)(const char *path, Statistics *, TF_Status *);
+  void (*is_directory)(const char *path, TF_Status *);
+  int (*list)(const char *path, char ***names, TF_Status *); /* names from pai_names */
+  int (*match)(const char *pattern, char ***paths, TF_Status *);
+  void (*make_directory)(const char *path, int recursive, TF_Status *);
+  void (*remove_file)(const char *path, TF_Status *);
+  void (*remove_directory)(const char *path, TF_Status *);
+  void (*remove_tree)(const char *path, TF_Status *);
+  void (*rename)(const char *source, const char *target, TF_Status *);
+  void (*copy)(const char *source, const char *target, TF_Status *);
+} Calls;
+
+static Calls calls;
+static char *schemes; /* names, each ended by \0, then an empty one */
+
+/* ====== The door to Python ====== */
+
+static atomic_bool closed;
+static atomic_int calls_under_way;
+
+static bool enter(TF_Status *status) {
+  atomic_fetch_add(&calls_under_way, 1);
+  if (!atomic_load(&closed)) return true;
+  atomic_fetch_sub(&calls_under_way, 1);
+  if (status != NULL)
+    calls.set_status(status, UNAVAILABLE, "the process is ending: its file systems are closed");
+  return false;
+}
+
+static void leave(void) { atomic_fetch_sub(&calls_under_way, 1); }
+
+/* Let no further call reach Python; true when those under way ended within `seconds`. Called
+ * without the interpreter's lock, which they need. */
+int pai_close(double seconds) {
+  const struct timespec pause = {0, 5 * 1000 * 1000};
+  atomic_store(&closed, true);
+  for (double waited = 0; atomic_load(&calls_under_way) > 0; waited += 0.005) {
+    if (waited >= seconds) return 0;
+    nanosleep(&pause, NULL);
+  }
+  return 1;
+}
+
+/* ====== Writers ====== */
+
+typedef struct Writer {
+  FILE *file;
+  int64_t number;
+  unsigned process; /* which process of a fork opened it */
+  struct Writer *next, **link;
+} Writer;
+
+static Writer *open_writers;
+static pthread_mutex_t writers_lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_uint process; /* how many forks lie between this process and the first */
+
+static void after_fork_in_child(void) {
+  atomic_fetch_add(&process, 1);
+  atomic_store(&calls_under_way, 0);
+  pthread_mutex_init(&writers_lock, NULL);
+  open_writers = NULL;
+}
+
+static void remember(Writer *writer) {
+  pthread_mutex_lock(&writers_lock);
+  writer->next = open_writers;
+  writer->link = &open_writers;
+  if (writer->next != NULL) writer->next->link = &writer->next;
+  open_writers = writer;
+  pthread_mutex_unlock(&writers_lock);
+}
+
+static void forget(Writer *writer) {
+  pthread_mutex_lock(&writers_lock);
+  *writer->link = writer->next;
+  if (writer->next != NULL) writer->next->link = writer->link;
+  pthread_mutex_unlock(&writers_lock);
+}
+
+/* Write out what every open writer holds in memory. */
+void pai_flush_writers(void) {
+  pthread_mutex_lock(&writers_lock);
+  for (Writer *writer = open_writers; writer != NULL; writer = writer->next) fflush(writer->file);
+  pthread_mutex_unlock(&writers_lock);
+}
+
+static bool is_inherited(const Writer *writer) { return writer->process != atomic_load(&process); }
+
+static void fail(const Writer *writer, int error, TF_Status *status) {
+  if (!enter(status)) return;
+  calls.fail_writer(writer->number, error, status);
+  leave();
+}
+
+static void drop(const Writer *writer, int publish) {
+  if (!enter(NULL)) return;
+  calls.drop_writer(writer->number, publish);
+  leave();
+}
+
+static bool is_open(const Writer *writer, TF_Status *status) {
+  if (writer->file != NULL) return true;
+  calls.set_status(status, FAILED_PRECONDITION, "the file is closed");
+  return false;
+}
+
+static void open_writer(const char *path, int append, Handle *handle, TF_Status *status) {
+  int descriptor = -1;
+  if (!enter(status)) return;
+  const int64_t number = calls.open_writer(path, append, &descriptor, status);
+  leave();
+  if (descriptor < 0) return; /* the status says why */
+  Writer *writer = malloc(sizeof *writer);
+  FILE *file = fdopen(descriptor, "ab");
+  if (writer == NULL || file == NULL) {
+    calls.set_status(status, RESOURCE_EXHAUSTED, "no memory for a writer");
+    close(descriptor);
+    free(writer);
+    return;
+  }
+  setvbuf(file, NULL, _IOFBF, WRITE_BUFFER);
+  fseeko(file, 0, SEEK_END); /* for tell, as fopen(path, "a") does */
+  *writer = (Writer){file, number, atomic_load(&process), NULL, NULL};
+  remember(writer);
+  handle->ours = writer;
+}
+
+static void new_writable(const Handle *fs, const char *path, Handle *handle, TF_Status *status) {
+  open_writer(path, 0, handle, status);
+}
+
+static void new_appendable(const Handle *fs, const char *path, Handle *handle, TF_Status *status) {
+  open_writer(path, 1, handle, status);
+}
+
+static void writer_append(const Handle *handle, const char *bytes, size_t count, TF_Status *status) {
+  Writer *writer = handle->ours;
+  if (!is_open(writer, status)) return;
+  if (fwrite(bytes, 1, count, writer->file) != count) fail(writer, errno, status);
+}
+
+static int64_t writer_tell(const Handle *handle, TF_Status *status) {
+  Writer *writer = handle->ours;
+  return is_open(writer, status) ? (int64_t)ftello(writer->file) : -1;
+}
+
+/* TensorFlow flushes checkpoint files once more after closing them. */
+static void writer_flush(const Handle *handle, TF_Status *status) {
+  Writer *writer = handle->ours;
+  if (writer->file != NULL && fflush(writer->file) != 0) fail(writer, errno, status);
+}
+
+static void writer_sync(const Handle *handle, TF_Status *status) {
+  Writer *writer = handle->ours;
+  if (writer->file == NULL || is_inherited(writer)) return;
+  if (fflush(writer->file) != 0) {
+    fail(writer, errno, status);
+  } else if (enter(status)) {
+    calls.sync_writer(writer->number, status);
+    leave();
+  }
+}
+
+static void writer_close(const Handle *handle, TF_Status *status) {
+  Writer *writer = handle->ours;
+  if (!is_open(writer, status)) return;
+  FILE *file = writer->file;
+  writer->file = NULL;
+  if (is_inherited(writer)) return; /* the parent writes what it holds */
+  forget(writer);
+  if (fclose(file) != 0) {
+    fail(writer, errno, status);
+    drop(writer, 0);
+  } else if (enter(status)) {
+    calls.close_writer(writer->number, status);
+    leave();
+  }
+}
+
+/* TensorFlow lets go of a file it has written without closing it (tf.data's lock files, a GFile
+ * of Python's), and of one that it copies when it cannot read on. Only in the second case is the
+ * last thing that this thread read a failure, and Python's lock not held. */
+static _Thread_local bool read_failed;
+
+static void writer_cleanup(Handle *handle) {
+  Writer *writer = handle->ours;
+  if (writer->file != NULL && !is_inherited(writer)) {
+    forget(writer);
+    const bool is_whole = fclose(writer->file) == 0;
+    drop(writer, is_whole && (!read_failed || calls.holds_interpreter()));
+  }
+  free(writer);
+}
+
+/* ====== Readers ====== */
+
+static void new_reader(const Handle *fs, const char *path, Handle *handle, TF_Status *status) {
+  if (!enter(status)) return;
+  handle->ours = (void *)(intptr_t)calls.open_reader(path, status);
+  leave();
+}
+
+static int64_t reader_read(const Handle *handle, uint64_t offset, size_t count, char *into,
+                           TF_Status *status) {
+  if (!enter(status)) return -1;
+  const int64_t got = calls.read((intptr_t)handle->ours, offset, count, into, status);
+  leave();
+  read_failed = got < 0;
+  return got;
+}
+
+static void reader_cleanup(Handle *handle) {
+  if (!enter(NULL)) return;
+  calls.close_reader((intptr_t)handle->ours);
+  leave();
+}
+
+/* ====== Whole files in memory ====== */
+
+typedef struct {
+  char *bytes;
+  uint64_t length;
+} Region;
+
+static void new_region(const Handle *fs, const char *path, Handle *handle, TF_Status *status) {
+  Region *region = calloc(1, sizeof *region);
+  if (region == NULL) {
+    calls.set_status(status, RESOURCE_EXHAUSTED, "no memory for a file");
+    return;
+  }
+  if (enter(status)) {
+    region->bytes = calls.read_whole(path, &region->length, status);
+    leave();
+  }
+  if (region->bytes == NULL) { /* the status says why */
+    free(region);
+    return;
+  }
+  handle->ours = region;
+}
+
+static void region_cleanup(Handle *handle) {
+  Region *region = handle->ours;
+  free(region->bytes);
+  free(region);
+}
+
+static const void *region_data(const Handle *handle) { return ((Region *)handle->ours)->bytes; }
+
+static uint64_t region_length(const Handle *handle) { return ((Region *)handle->ours)->length; }
+
+/* ====== The file system ====== */
+
+static void init(Handle *fs, TF_Status *status) { fs->ours = NULL; }
+
+static void cleanup(Handle *fs) {}
+
+/* Keep names as they are: TensorFlow's default would drop the bucket. */
+static char *translate_name(const Handle *fs, const char *path) { return strdup(path); }
+
+#define PATH_CALL(name)                                                          \
+  static void fs_##name(const Handle *fs, const char *path, TF_Status *status) { \
+    if (!enter(status)) return;                                                  \
+    calls.name(path, status);                                                    \
+    leave();                                                                     \
+  }
+PATH_CALL(exists)
+PATH_CALL(remove_file)
+PATH_CALL(remove_directory)
+
+#define TWO_PATHS_CALL(name)                                                       \
+  static void fs_##name(const Handle *fs, const char *source, const char *target, \
+                        TF_Status *status) {                                       \
+    if (!enter(status)) return;                                                    \
+    calls.name(source, target, status);                                            \
+    leave();                                                                       \
+  }
+TWO_PATHS_CALL(rename)
+TWO_PATHS_CALL(copy)
+
+#define NAMES_CALL(name)                                                                     \
+  static int fs_##name(const Handle *fs, const char *path, char ***names, TF_Status *status) { \
+    if (!enter(status)) return -1;                                                           \
+    const int count = calls.name(path, names, status);                                       \
+    leave();                                                                                 \
+    return count;                                                                            \
+  }
+NAMES_CALL(list)
+NAMES_CALL(match)
+
+static void fs_stat(const Handle *fs, const char *path, Statistics *found, TF_Status *status) {
+  if (!enter(status)) return;
+  calls.stat(path, found, status);
+  leave();
+}
+
+static int64_t fs_size(const Handle *fs, const char *path, TF_Status *status) {
+  Statistics found = {-1, 0, false};
+  fs_stat(fs, path, &found, status);
+  return found.length;
+}
+
+static bool fs_is_directory(const Handle *fs, const char *path, TF_Status *status) {
+  if (!enter(status)) return false;
+  calls.is_directory(path, status);
+  leave();
+  return true; /* TensorFlow looks at the status alone */
+}
+
+static void make_directory(const char *path, int recursive, TF_Status *status) {
+  if (!enter(status)) return;
+  calls.make_directory(path, recursive, status);
+  leave();
+}
+
+static void fs_create_dir(const Handle *fs, const char *path, TF_Status *status) {
+  make_directory(path, 0, status);
+}
+
+static void fs_create_dirs(const Handle *fs, const char *path, TF_Status *status) {
+  make_directory(path, 1, status);
+}
+
+static void fs_remove_tree(const Handle *fs, const char *path, uint64_t *files_left,
+                           uint64_t *directories_left, TF_Status *status) {
+  *files_left = *directories_left = 0; /* what is left is in the status */
+  if (!enter(status)) return;
+  calls.remove_tree(path, status);
+  leave();
+}
+
+/* Return `count` names, each ended by \0 in `joined`, as TensorFlow takes and frees them. */
+char **pai_names(const char *joined, int count) {
+  char **names = malloc(sizeof *names * (count > 0 ? count : 1));
+  for (int i = 0; i < count; i++) {
+    names[i] = strdup(joined);
+    joined += strlen(joined) + 1;
+  }
+  return names;
+}
+
+/* ====== Registration ====== */
+
+static const FilesystemTable filesystem_table = {
+    .init = init,
+    .cleanup = cleanup,
+    .new_random_access_file = new_reader,
+    .new_writable_file = new_writable,
+    .new_appendable_file = new_appendable,
+    .new_read_only_memory_region_from_file = new_region,
+    .create_dir = fs_create_dir,
+    .recursively_create_dir = fs_create_dirs,
+    .delete_file = fs_remove_file,
+    .delete_dir = fs_remove_directory,
+    .delete_recursively = fs_remove_tree,
+    .rename_file = fs_rename,
+    .copy_file = fs_copy,
+    .path_exists = fs_exists,
+    .stat = fs_stat,
+    .is_directory = fs_is_directory,
+    .get_file_size = fs_size,
+    .translate_name = translate_name,
+    .get_children = fs_list,
+    .get_matching_paths = fs_match,
+};
+static const ReaderTable reader_table = {reader_cleanup, reader_read};
+static const WriterTable writer_table = {writer_cleanup, writer_append, writer_tell,
+                                         writer_flush,   writer_sync,   writer_close};
+static const RegionTable region_table = {region_cleanup, region_data, region_length};
+
+/* Say what the next TF_InitPlugin registers. */
+void pai_prepare(const Calls *python, const char *names, size_t length) {
+  static bool forks_are_watched;
+  if (!forks_are_watched) pthread_atfork(NULL, NULL, after_fork_in_child);
+  forks_are_watched = true;
+  calls = *python;
+  free(schemes);
+  schemes = memcpy(malloc(length), names, length);
+}
+
+/* TensorFlow frees the tables. */
+static void *copied(const void *table, size_t size) { return memcpy(malloc(size), table, size); }
+
+void TF_InitPlugin(PluginInfo *info) {
+  size_t count = 0;
+  for (const char *name = schemes; *name != '\0'; name += strlen(name) + 1) count++;
+  info->count = count;
+  info->plugins = calloc(count, sizeof *info->plugins);
+  info->allocate = malloc;
+  info->release = free;
+  const char *name = schemes;
+  for (size_t i = 0; i < count; i++, name += strlen(name) + 1)
+    info->plugins[i] = (Plugin){
+        .scheme = strdup(name),
+        .filesystem_size = sizeof filesystem_table,
+        .filesystem = copied(&filesystem_table, sizeof filesystem_table),
+        .reader_size = sizeof reader_table,
+        .reader = copied(&reader_table, sizeof reader_table),
+        .writer_size = sizeof writer_table,
+        .writer = copied(&writer_table, sizeof writer_table),
+        .region_size = sizeof region_table,
+        .region = copied(&region_table, sizeof region_table),
+    };
+}

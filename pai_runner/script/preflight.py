@@ -1,0 +1,26 @@
+"""Checks the remote locations of a job before the script's first line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pai_runner.script.handover import Mount
+from pai_runner.storage.filesystems import check_directory, filesystem
+
+# More would only queue at the same server.
+_AT_ONCE = 8
+
+
+def check_mounts(mounts: Sequence[Mount]) -> None:
+    """Check that each mount's bucket exists and may be used, several at once.
+
+    Raises SetupError for the first of `mounts` that fails.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as executor:
+        for result in [executor.submit(_check, mount) for mount in mounts]:
+            result.result()
+
+
+def _check(mount: Mount) -> None:
+    check_directory(filesystem(mount.protocol, mount.options), mount.prefix)

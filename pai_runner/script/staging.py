@@ -1,0 +1,197 @@
+"""Files that are being written, on the local disk, and directories that hold nothing yet.
+
+An object store has neither: an object appears whole when its upload ends, and a directory is
+the objects below it. What this process has written or made so far is kept here, so that it can
+see it, as it would on a local disk.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+from pai_runner.script.stores import is_below, is_root, parent
+
+# TensorFlow writes under these names, then renames (tensor_bundle.cc, saver.py,
+# functional_saver.py, file_io.atomic_write_string_to_file): they stay local until then. The
+# parts of a sharded checkpoint are read back by the process that merges them, which is this
+# one as long as a job has one worker.
+_TEMPORARY = re.compile(
+    r"\.tempstate\d+$"
+    r"|(_temp/part|\.part)-\d{5}-of-\d{5}\.(index|data-\d{5}-of-\d{5})$"
+    r"|\.tmp[0-9a-f]{32}$"
+)
+_TEMPORARY_DIRECTORY = re.compile(r"_temp$")
+
+# At most this share of the time goes into uploading a file that is still being written.
+_UPLOAD_SHARE = 0.1
+
+
+def is_temporary(path: str) -> bool:
+    """Tell whether TensorFlow will rename the file before it counts."""
+    return _TEMPORARY.search(path) is not None
+
+
+def is_temporary_directory(path: str) -> bool:
+    """Tell whether the name is one of TensorFlow's for the parts of a checkpoint."""
+    return _TEMPORARY_DIRECTORY.search(path) is not None
+
+
+class Staged:
+    """A file on the local disk that is, or will be, the file at `path`.
+
+    `writers` counts those that have it open. A write to it failed when `is_failed`, its last
+    upload at the end of the process when `is_lost`. `is_detached` says that its path was removed
+    or taken by another file meanwhile: as on a local disk, its writers write on, for nobody.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # The process number tells whose a file is that a killed process left behind.
+        descriptor, self.local = tempfile.mkstemp(prefix=f"pai-{os.getpid()}-")
+        os.close(descriptor)
+        self.writers = 0
+        self.is_failed = False
+        self.is_lost = False
+        self.is_detached = False
+        self.uploading = threading.Lock()
+        self._uploaded = -1
+        self._last_upload = time.monotonic()
+        self._upload_seconds = 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes that have reached the local file."""
+        return os.path.getsize(self.local)
+
+    @property
+    def is_uploaded(self) -> bool:
+        return self._uploaded == self.size
+
+    def unlink(self) -> None:
+        """Remove the local file; those who have it open keep it to themselves."""
+        self.is_detached = True
+        os.unlink(self.local)
+
+    def open(self, truncate: bool) -> int:
+        """Return a new descriptor that appends to the file."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        if truncate:
+            flags |= os.O_TRUNC
+            self._uploaded = -1
+        descriptor = os.open(self.local, flags)
+        self.writers += 1
+        return descriptor
+
+    def is_due(self, period: float) -> bool:
+        """Tell whether to upload now what is written so far, at most every `period` seconds."""
+        pause = max(period, self._upload_seconds / _UPLOAD_SHARE)
+        return time.monotonic() - self._last_upload >= pause
+
+    def begin_upload(self) -> int:
+        """Note that an upload begins; return how many bytes it covers at least."""
+        self._last_upload = time.monotonic()
+        return self.size
+
+    def end_upload(self, size: int) -> None:
+        self._uploaded = size
+        self._upload_seconds = time.monotonic() - self._last_upload
+        self._last_upload = time.monotonic()
+
+
+class Staging:
+    """The staged files by path, and the directories that this process knows of."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._files: dict[str, Staged] = {}
+        self._directories: set[str] = set()
+
+    def after_fork(self) -> None:
+        """Leave the parent's files to the parent."""
+        self.lock = threading.RLock()
+        self._files = {}
+
+    # ====== Files ======
+
+    def file(self, path: str) -> Staged | None:
+        return self._files.get(path)
+
+    def files(self) -> list[Staged]:
+        """Return all staged files, the oldest first."""
+        with self.lock:
+            return list(self._files.values())
+
+    def files_below(self, directory: str) -> list[Staged]:
+        return [staged for staged in self.files() if is_below(staged.path, directory)]
+
+    def add(self, staged: Staged) -> None:
+        """Take `staged` in, in place of any other file at its path."""
+        with self.lock:
+            self.detach(staged.path)
+            self._files[staged.path] = staged
+            self.add_directory(parent(staged.path))
+
+    def move(self, staged: Staged, path: str) -> None:
+        with self.lock:
+            self._files.pop(staged.path, None)
+            staged.path = path
+            self.add(staged)
+
+    def detach(self, path: str) -> Staged | None:
+        """Take `path` from the file that is staged for it, if there is one."""
+        with self.lock:
+            staged = self._files.pop(path, None)
+            if staged is not None:
+                staged.unlink()
+        return staged
+
+    def discard(self, staged: Staged) -> None:
+        """Forget a staged file, uploaded or given up."""
+        with self.lock:
+            if self._files.get(staged.path) is staged:
+                self.detach(staged.path)
+
+    def open(self, path: str) -> int | None:
+        """Return a descriptor that reads the file staged for `path`, or None."""
+        with self.lock:
+            staged = self._files.get(path)
+            return None if staged is None else os.open(staged.local, os.O_RDONLY | os.O_CLOEXEC)
+
+    # ====== Directories ======
+
+    def has_directory(self, path: str) -> bool:
+        with self.lock:
+            return path in self._directories
+
+    def add_directory(self, path: str) -> None:
+        """Note that `path` is a directory, and with it all above."""
+        with self.lock:
+            while not is_root(path) and path not in self._directories:
+                self._directories.add(path)
+                path = parent(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Forget `path` and all directories below it."""
+        with self.lock:
+            self._directories = {
+                known for known in self._directories if known != path and not is_below(known, path)
+            }
+
+    def directories_below(self, path: str) -> list[str]:
+        with self.lock:
+            return [known for known in self._directories if is_below(known, path)]
+
+    def children(self, directory: str) -> Iterator[tuple[str, bool]]:
+        """Yield name and whether it is a directory, of what lies directly in `directory`."""
+        with self.lock:
+            for path in self._directories:
+                if parent(path) == directory:
+                    yield path.rpartition("/")[2], True
+            for path in self._files:
+                if parent(path) == directory:
+                    yield path.rpartition("/")[2], False

@@ -1,0 +1,118 @@
+"""Values that must never be seen, and the one place where they are taken out of a text.
+
+A secret travels as a `Secret`, which prints as ***. Text that may hold one (an error of a
+library, a line for the record, TensorFlow's status) passes through `redact` before it leaves
+the process. `redact` works by known value and by known name, and leaves other words alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+MASK = "***"
+
+# Shorter values would turn ordinary words of a log into ***.
+_SHORTEST_KNOWN_VALUE = 6
+
+# The values of every Secret of this process: the one piece of shared state in the project,
+# because a text to be redacted comes from anywhere (a TensorFlow thread, a library's error).
+_known_values: set[str] = set()
+
+_SECRET_NAME = re.compile(
+    r"^id$|(^|[_.-])(key|secret|token|password|passwd|credential|credentials|signature|ak|sk"
+    r"|access_?key(_?(id|secret))?|accesskey(id|secret)?|security_?token|session_?token"
+    r"|api_?key|secret_?(access_?)?key|sas)$",
+    re.IGNORECASE,
+)
+# `name=value` where the name says that the value is secret. Bare `id` and `key` are ordinary
+# words outside a URL's query, hence the two forms.
+_QUERY_PAIR = re.compile(
+    r"(?P<head>[?&\x01\x02](?:id|key|secret|token|password|[\w.-]*(?:secret|token|signature"
+    r"|access_?key(?:_?id)?|credential)[\w.-]*)=)[^&\s'\"\x02,;]+",
+    re.IGNORECASE,
+)
+_ASSIGNMENT = re.compile(
+    r"(?P<head>\b[\w.-]*(?:secret|security_?token|session_?token|access_?key(?:_?id)?|password"
+    r"|passwd)[\w.-]*['\"]?\s*[=:]\s*['\"]?)(?!['\"\s])[^&\s'\",;})]+",
+    re.IGNORECASE,
+)
+_ACCOUNT = re.compile(r"(acs:ram::)[^:&\s]+(:role)")
+
+
+class Secret:
+    """A string that prints as ***; `reveal()` gives the value to whoever must send it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        remember(value)
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return MASK
+
+    __str__ = __repr__
+
+    def __format__(self, specification: str) -> str:
+        return format(MASK, specification)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        raise TypeError("a secret is not pickled; pass it through a descriptor")
+
+
+def remember(value: str) -> None:
+    """Make `redact` mask `value` from now on."""
+    if len(value) >= _SHORTEST_KNOWN_VALUE:
+        _known_values.add(value)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether a parameter of this name holds a secret, as far as its name tells."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def redact(text: str) -> str:
+    """Return `text` with every known secret, and every value under a secret's name, as ***."""
+    for value in sorted(_known_values, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    text = _QUERY_PAIR.sub(rf"\g<head>{MASK}", text)
+    text = _ASSIGNMENT.sub(rf"\g<head>{MASK}", text)
+    return mask_account(text)
+
+
+def mask_account(text: str) -> str:
+    """Return `text` with the account number of every `acs:ram::NUMBER:role/…` as ***."""
+    return _ACCOUNT.sub(rf"\1{MASK}\2", text)
+
+
+# ====== References: what a plan holds in a secret's place ======
+
+_REFERENCE = re.compile(r"\$\{secret:([^}]+)\}")
+
+
+def reference(name: str) -> str:
+    """Return the text that stands in a plan for the secret called `name`."""
+    return f"${{secret:{name}}}"
+
+
+def resolve(text: str, secrets: Mapping[str, str]) -> str:
+    """Return `text` with its references replaced by their values.
+
+    Raises KeyError when a secret is missing.
+    """
+    return _REFERENCE.sub(lambda match: secrets[match.group(1)], text)
+
+
+def holds_reference(text: str) -> bool:
+    """Tell whether `text` holds a reference to a secret."""
+    return _REFERENCE.search(text) is not None

@@ -1,0 +1,1 @@
+"""Where data lives: one fsspec filesystem per location."""

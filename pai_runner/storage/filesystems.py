@@ -1,0 +1,248 @@
+"""From a protocol and its options to an fsspec filesystem, and what its failures mean.
+
+A filesystem made here is not shared: it keeps no listings (another process writes to the same
+bucket) and stays out of fsspec's instance cache, which would hold secrets. It belongs to the
+process that made it; after a fork make another (s3fs: "This class is not fork-safe").
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import Enum
+from typing import TYPE_CHECKING, Any, cast
+
+from pai_runner.errors import SetupError, nearest
+from pai_runner.secret import is_secret_name, redact, remember
+
+if TYPE_CHECKING:
+    from fsspec.spec import AbstractFileSystem
+
+# A server that does not answer fails within 3 x 15 s plus waits: botocore repeats, s3fs does
+# not (its own loop around botocore's would multiply the time).
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 15
+_ATTEMPTS = 3
+
+
+def filesystem(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
+    """Return a new fsspec filesystem for `protocol`, made with `options` (secrets in clear).
+
+    s3 takes endpoint_url, region, profile, anon, key, secret and token, and the usual AWS
+    settings for what is not given; other protocols take what their filesystem takes. No
+    request is made. Raises SetupError.
+    """
+    for name, value in options.items():
+        if is_secret_name(name):
+            remember(value)
+    return _MAKERS.get(protocol, _any)(protocol, options)
+
+
+def check_directory(fs: AbstractFileSystem, location: str) -> None:
+    """Check that `location` (`s3://bucket/dir/`) can be reached, with one cheap request.
+
+    The directory itself may be missing: it comes to be with its first file. Raises SetupError
+    when its bucket is missing, access is denied, credentials are missing or the server does not
+    answer.
+    """
+    protocol, _, path = location.partition("://")
+    try:
+        if protocol in ("s3", "s3a"):
+            _list_one_key(fs, path)
+        else:
+            fs.exists(location)
+    except Exception as error:
+        raise _unreachable(location, path.split("/", 1)[0], error) from error
+
+
+def prepare_for_exit() -> None:
+    """Let filesystems work on while the process ends.
+
+    Python stops its thread pools before the exit handlers run, and asyncio resolves host names
+    in one. From here on they are resolved in the loop's own thread.
+    """
+    asyn = sys.modules.get("fsspec.asyn")
+    loop = asyn.loop[0] if asyn is not None else None
+    if loop is not None:
+        loop.call_soon_threadsafe(loop.set_default_executor, _InPlace())
+
+
+class _InPlace(ThreadPoolExecutor):
+    """A pool without threads: it does at once what it is given."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+# ====== What a failure means ======
+
+
+class Failure(Enum):
+    """The kinds of failure that a caller tells apart, whatever library raised them."""
+
+    MISSING = "missing"
+    DENIED = "access denied"
+    NO_CREDENTIALS = "no credentials"
+    UNAVAILABLE = "the server does not answer"
+    OTHER = "an error"
+
+
+# By class name, along the class's ancestors: botocore, aiohttp and requests name alike, and
+# need not be imported to ask.
+_UNAVAILABLE = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "HTTPClientError",
+    "Timeout",
+    "TimeoutError",
+}
+_NO_CREDENTIALS = {
+    "CredentialRetrievalError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "SSOError",
+    "TokenRetrievalError",
+}
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return what kind of failure an error of a filesystem is."""
+    names = {ancestor.__name__ for ancestor in type(error).__mro__}
+    if isinstance(error, FileNotFoundError):
+        return Failure.MISSING
+    if isinstance(error, PermissionError):
+        return Failure.DENIED
+    if names & _NO_CREDENTIALS:
+        return Failure.NO_CREDENTIALS
+    # s3fs: EBUSY is a 503 or SlowDown, EREMOTEIO a 500.
+    busy = isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)
+    return Failure.UNAVAILABLE if busy or names & _UNAVAILABLE else Failure.OTHER
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error's text in one line, without secrets."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(redact(text or type(error).__name__).split())
+
+
+# ====== Makers ======
+
+_Maker = Callable[[str, Mapping[str, str]], "AbstractFileSystem"]
+
+
+def _s3(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
+    try:
+        from s3fs import S3FileSystem
+    except ImportError as error:
+        raise SetupError(f"{protocol}:// needs the package s3fs", "pip install s3fs") from error
+    config: dict[str, Any] = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": _READ_SECONDS,
+        "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
+    }
+    if "endpoint_url" in options:
+        # Other servers than Amazon's often refuse the checksums that botocore adds by default.
+        config["request_checksum_calculation"] = "when_required"
+        config["response_checksum_validation"] = "when_required"
+    arguments: dict[str, Any] = {
+        name: options[name]
+        for name in ("endpoint_url", "profile", "key", "secret", "token")
+        if name in options
+    }
+    region = options.get("region")
+    fs = S3FileSystem(
+        anon=_is_true(options.get("anon", "")),
+        client_kwargs={"region_name": region} if region else {},
+        config_kwargs=config,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+        **arguments,
+    )
+    fs.retries = 1
+    return cast("AbstractFileSystem", fs)
+
+
+def _oss(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
+    raise SetupError(
+        "not available yet: oss:// comes with the next version",
+        "use s3://, a local folder, or a mounted bucket",
+    )
+
+
+def _any(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
+    import fsspec
+
+    try:
+        maker = fsspec.get_filesystem_class(protocol)
+    except ValueError as error:
+        known = sorted({*fsspec.available_protocols(), *_MAKERS})
+        close = nearest(protocol, known)
+        raise SetupError(
+            f"{protocol}:// is not a protocol"
+            + (f"; did you mean {close[0]}://?" if close else ""),
+            f"known protocols: {', '.join(known)}",
+        ) from error
+    except ImportError as error:
+        raise SetupError(f"{protocol}:// needs a package that is missing", str(error)) from error
+    try:
+        return cast(
+            "AbstractFileSystem",
+            maker(**options, use_listings_cache=False, skip_instance_cache=True),
+        )
+    except (TypeError, ValueError) as error:
+        names = ", ".join(sorted(options)) or "none"
+        raise SetupError(
+            f"{protocol}:// cannot be opened: {describe_error(error)}",
+            f"options given: {names}; see the filesystem {maker.__name__} for what it takes",
+        ) from error
+
+
+_MAKERS: Mapping[str, _Maker] = {"s3": _s3, "s3a": _s3, "oss": _oss}
+
+
+def _is_true(text: str) -> bool:
+    return text.strip().lower() in ("1", "true", "yes", "on")
+
+
+# ====== Checks ======
+
+
+def _list_one_key(fs: Any, path: str) -> None:
+    bucket, _, key = path.strip("/").partition("/")
+    fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1)
+
+
+def _unreachable(location: str, bucket: str, error: Exception) -> SetupError:
+    kind = failure_of(error)
+    detail = describe_error(error)
+    if kind is Failure.MISSING:
+        return SetupError(
+            f"{location}: there is no bucket `{bucket}` ({detail})",
+            "create the bucket, or correct its name or endpoint_url",
+        )
+    if kind is Failure.DENIED:
+        return SetupError(
+            f"{location}: access denied ({detail})",
+            "check the credentials, and that they may list, read and write in this bucket",
+        )
+    if kind is Failure.NO_CREDENTIALS:
+        return SetupError(
+            f"{location}: no credentials ({detail})",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
+            "or add ?profile=NAME or ?anon=true to the location",
+        )
+    if kind is Failure.UNAVAILABLE:
+        return SetupError(
+            f"{location}: the server does not answer ({detail})",
+            "check endpoint_url and the network",
+        )
+    return SetupError(f"{location}: {detail}", "check the location and its options")

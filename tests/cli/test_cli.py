@@ -1,0 +1,236 @@
+"""The command line, run as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Pai, wait_until
+
+from pai_runner.errors import ExitCode
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "job.py"
+    path.write_text("import sys\nprint('argv', sys.argv[1:])\n", encoding="utf-8")
+    return path
+
+
+# ====== The three ways of giving a command ======
+
+
+def test_words_a_text_a_file_and_standard_input_do_the_same(
+    pai: Pai, script: Path, tmp_path: Path
+) -> None:
+    text = f"PAI -name tensorflow -Dscript='{script}' -DuserDefinedParameters='--a=1 --b';"
+    file = tmp_path / "jobs.pai"
+    file.write_text(f"-- nightly\n{text}\n", encoding="utf-8")
+    words = ["-name", "tensorflow", f"-Dscript={script}", "-DuserDefinedParameters=--a=1 --b"]
+    ways = (words, ["-e", text], ["-f", str(file)], ["-f", "-"])
+    for arguments in ways:
+        ran = pai(*arguments, stdin=text)
+        assert (ran.returncode, ran.stdout) == (0, "argv ['--a=1', '--b']\n"), ran.stderr
+
+
+def test_words_are_literal(pai: Pai, script: Path) -> None:
+    odd = "--x=a;b #c -- 'd' \\n"
+    ran = pai("-name", "tensorflow", f"-Dscript={script}", f'-DuserDefinedParameters="{odd}"')
+    assert ran.stdout == f"argv {[odd]!r}\n", ran.stderr
+
+
+def test_own_options_stand_before_or_behind(pai: Pai, script: Path) -> None:
+    words = ["-name", "tensorflow", f"-Dscript={script}"]
+    for arguments in (["--devices", "cpu", *words], [*words, "--devices", "cpu"]):
+        ran = pai(*arguments)
+        assert ran.returncode == 0, ran.stderr
+        assert "CPU" not in ran.stderr
+
+
+def test_a_setting_of_a_property_is_a_parameter(pai: Pai, script: Path) -> None:
+    ran = pai(
+        "explain",
+        "--json",
+        "-e",
+        f"set odps.pai.property.jobName=nightly; PAI -name tensorflow -Dscript={script};",
+    )
+    (plan,) = json.loads(ran.stdout)
+    assert plan["job_name"] == "nightly"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "run a command:"),
+        (["hlep"], "did you mean `help`?"),
+        (["PAI -name tensorflow"], "pai -e"),
+        (["-e", "PAI -name tensorflow;", "-Dscript=x"], "more than one way"),
+        (["-entryFile=x"], "-DentryFile=x"),
+        (["-f", "missing.pai"], "missing.pai"),
+        (["--nosuch", "-name", "tensorflow", "-Dscript=x"], "--nosuch"),
+        (["--timeout", "soon", "-name", "tensorflow", "-Dscript=x"], "soon"),
+        (["--devices", "tpu", "-name", "tensorflow", "-Dscript={script}"], "tpu"),
+        (["status", "20200101"], "there is no job"),
+        (["explain"], "no PAI command"),
+        (["-e", "select 1;"], "no PAI command"),
+        (["--detach", "-e", "PAI -name tensorflow -Dscript=a.py;" * 2], "there are 2"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(
+    arguments: list[str], says: str, pai: Pai, script: Path
+) -> None:
+    ran = pai(*(argument.format(script=script) for argument in arguments))
+    assert ran.returncode == ExitCode.USAGE
+    assert says in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (pai.home / "jobs").exists() or "tpu" in says
+
+
+# ====== Showing without running ======
+
+
+def test_explain_prints_the_plan_that_a_run_records(pai: Pai, script: Path) -> None:
+    words = ["-name", "tensorflow", f"-Dscript={script}", "-DcheckpointDir=out"]
+    (explained,) = json.loads(pai("explain", "--json", *words).stdout)
+    assert not (pai.home / "jobs").exists()
+    assert not (pai.folder / "out").exists()
+    assert pai(*words).returncode == 0
+    (job,) = (pai.home / "jobs").iterdir()
+    ran = json.loads((job / "spec.json").read_text(encoding="utf-8"))
+
+    def without_the_id(plan: dict[str, object]) -> object:
+        return json.loads(json.dumps(plan).replace(str(plan["job_id"]), "ID"))
+
+    assert without_the_id(explained) == without_the_id(ran)
+
+
+def test_explain_says_which_api_and_why(pai: Pai, tmp_path: Path) -> None:
+    path = tmp_path / "v1.py"
+    path.write_text("import tensorflow as tf\ntf.app.run()\n", encoding="utf-8")
+    shown = pai("explain", "-name", "tensorflow", f"-Dscript={path}").stdout
+    assert "v1 API" in shown
+    assert "v1.py:2" in shown
+    forced = pai("explain", "-name", "tensorflow", f"-Dscript={path}", "-DtfApi=v2").stdout
+    assert "v2 API" in forced
+
+
+def test_parse_prints_statements(pai: Pai) -> None:
+    text = 'use p; PAI -name tensorflow -Dscript= "a.py" -Darn;'
+    plain, statement = json.loads(pai("parse", "--json", "-e", text).stdout)
+    assert plain["name"] is None
+    assert statement["parameters"] == {"script": "a.py", "arn": "true"}
+
+
+@pytest.mark.parametrize("topic", ["parameters", "environment", "exit-codes", "algorithms"])
+def test_help_prints_the_tables(topic: str, pai: Pai) -> None:
+    ran = pai("help", topic)
+    assert ran.returncode == 0
+    assert len(ran.stdout.splitlines()) > 5
+
+
+def test_every_verb_explains_itself(pai: Pai) -> None:
+    shown = pai("--help").stdout
+    for verb in ("explain", "parse", "jobs", "status", "logs", "cancel", "rerun", "doctor"):
+        assert f"  {verb} " in shown
+        assert pai(verb, "--help").returncode == 0
+
+
+# ====== From another terminal ======
+
+
+def test_a_detached_job_is_followed_and_cancelled(pai: Pai, tmp_path: Path) -> None:
+    path = tmp_path / "waits.py"
+    path.write_text("import signal\nprint('waits', flush=True)\nsignal.pause()\n", encoding="utf-8")
+    started = pai("--detach", "-name", "tensorflow", f"-Dscript={path}")
+    job = started.stdout.strip()
+    assert started.returncode == 0, started.stderr
+    wait_until(lambda: pai("logs", job).stdout == "waits\n")
+    follower = pai.start("logs", "-f", job)
+    assert json.loads(pai("status", job, "--json").stdout)["state"] == "RUNNING"
+    assert pai("cancel", job).returncode == 0
+    assert follower.communicate(timeout=60)[0] == "waits\n"
+    record = json.loads(pai("status", job[-6:], "--json").stdout)
+    assert (record["state"], record["exit_code"]) == ("CANCELLED", 143)
+
+
+def test_a_command_that_held_secrets_is_not_run_again(pai: Pai, script: Path) -> None:
+    words = f"--oss_access_key_secret=HiddenHidden --out={script.parent}"
+    assert (
+        pai("-name", "tensorflow", f"-Dscript={script}", f"-DuserDefinedParameters={words}").stdout
+        == f"argv {words.split()!r}\n"
+    )
+    (job,) = json.loads(pai("jobs", "--json").stdout)
+    again = pai("rerun", job["id"])
+    assert again.returncode == ExitCode.USAGE
+    assert "secrets" in again.stderr
+    for path in pai.home.rglob("*"):
+        if path.is_file() and path.name != "stdout":
+            assert b"HiddenHidden" not in path.read_bytes(), path
+
+
+def test_a_terminal_gets_wrapped_tables_and_a_pipe_long_lines(pai: Pai, script: Path) -> None:
+    assert pai("-name", "tensorflow", f"-Dscript={script}").returncode == 0
+    assert len(pai("jobs").stdout.splitlines()) == 2
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        pai.command("help", "exit-codes"),
+        env={**pai.environment, "COLUMNS": "40", "TERM": "xterm"},
+        stdout=theirs,
+        cwd=pai.folder,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # Linux: all writers are gone
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait() == 0
+    lines = re.sub(r"\x1b\[\d*m", "", shown.decode()).splitlines()
+    assert max(map(len, lines)) <= 40
+
+
+# ====== Lightness ======
+
+HEAVY = ("tensorflow", "fsspec", "s3fs", "boto", "oss2", "rich", "numpy", "aiohttp")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["-name", "tensorflow", "-Dscript={script}", "-DcheckpointDir=out"]]
+)
+def test_the_launcher_imports_nothing_heavy(arguments: list[str], pai: Pai, script: Path) -> None:
+    words = [argument.format(script=script) for argument in arguments]
+    ran = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pai_runner", *words],
+        env=pai.environment,
+        cwd=pai.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines() if "|" in line}
+    assert "pai_runner.cli.main" in imported
+    assert not {name for name in imported if name.startswith(HEAVY)}
+
+
+def test_the_public_names_are_these() -> None:
+    program = (
+        "import sys, pai_runner;"
+        "assert not [name for name in sys.modules if name.startswith('pai_runner.')];"
+        "print(sorted(pai_runner.__all__));"
+        "[getattr(pai_runner, name) for name in pai_runner.__all__]"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.strip() == "['Options', '__version__', 'parse', 'plan', 'run']"

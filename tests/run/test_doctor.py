@@ -1,0 +1,37 @@
+"""`pai doctor` on this machine, and on one that lacks things."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support import Pai, Places
+
+pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
+
+
+def test_a_sound_machine_is_sound(pai: Pai, places: Places, tmp_path: Path) -> None:
+    ran = pai("doctor", "--json", places.s3, places.local, str(tmp_path / "new"))
+    found = {check["name"]: check for check in json.loads(ran.stdout)}
+    assert ran.returncode == 0, ran.stdout
+    assert "reads and writes through fsspec" in found["TensorFlow"]["detail"]
+    assert found["compiled part"]["ok"]
+    assert found["AWS credentials"]["detail"] == "from env"
+    assert found[places.s3]["detail"] == "can be listed, written, read and deleted from"
+    assert found[places.local]["ok"]
+    assert found[str(tmp_path / "new")]["ok"]
+    assert places.names("s3") == places.names("local") == set()
+    assert "testing-secret-value" not in ran.stdout + ran.stderr
+
+
+def test_what_cannot_be_reached_is_told(pai: Pai, denying_endpoint: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("", encoding="utf-8")
+    denied = f"s3://b/d/?endpoint_url={denying_endpoint}"
+    ran = pai("doctor", denied, str(file / "below"), "nosuch://x/y")
+    assert ran.returncode == 125
+    assert "denied" in ran.stdout
+    assert "nosuch" in ran.stdout
+    assert ran.stdout.count("\nNO ") == 3
+    assert "Traceback" not in ran.stderr

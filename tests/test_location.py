@@ -1,0 +1,95 @@
+import pytest
+
+from pai_runner.errors import LocationError
+from pai_runner.location import Location, directories, parse_list
+from pai_runner.secret import Secret
+
+
+@pytest.mark.parametrize(
+    ("text", "protocol", "prefix"),
+    [
+        ("./out", "file", "./out"),
+        ("/data/a b/", "file", "/data/a b/"),
+        ("/data/what?x=1", "file", "/data/what?x=1"),
+        ("file:///data/x.py", "file", "/data/x.py"),
+        ("file://path/to/x.py", "file", "path/to/x.py"),
+        ("s3://b/dir/", "s3", "s3://b/dir/"),
+        ("S3://b/Dir", "s3", "s3://b/Dir"),
+        ("s3://b/odd?name/100%/#1/中文", "s3", "s3://b/odd?name/100%/#1/中文"),
+        ("memory://a/b", "memory", "memory://a/b"),
+        ("oss://b.oss-cn-x.aliyuncs.com/d/", "oss", "oss://b.oss-cn-x.aliyuncs.com/d/"),
+    ],
+)
+def test_prefix(text: str, protocol: str, prefix: str) -> None:
+    location = Location.parse(text)
+    assert (location.protocol, location.prefix, location.options) == (protocol, prefix, ())
+
+
+def test_the_query_is_taken_off_and_its_secrets_are_masked() -> None:
+    text = "s3://b/dir/?endpoint_url=http%3A%2F%2F127.0.0.1%3A5000&region=x&key=AKIDEXAMPLE&secret=s/e+c"
+    location = Location.parse(text)
+    assert location.prefix == "s3://b/dir/"
+    assert dict(location.options) == {
+        "endpoint_url": "http://127.0.0.1:5000",
+        "region": "x",
+        "key": Secret("AKIDEXAMPLE"),
+        "secret": Secret("s/e+c"),
+    }
+    shown = str(location) + repr(location)
+    assert "AKIDEXAMPLE" not in shown
+    assert "s/e+c" not in shown
+    assert "http://127.0.0.1:5000" in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "oss://b/d/?host=h.aliyuncs.com&role_arn=acs:ram::123456789:role/odps",
+        "oss://b/d/?role_arn=acs:ram::123456789:role/odps&host=h.aliyuncs.com",
+    ],
+)
+def test_an_oss_location_has_its_role_in_either_order(text: str) -> None:
+    location = Location.parse(text)
+    assert location.prefix == "oss://b/d/"
+    assert dict(location.options)["role_arn"] == "acs:ram::123456789:role/odps"
+    assert "123456789" not in str(location)
+
+
+def test_a_location_becomes_a_directory_once() -> None:
+    location = Location.parse("s3://b/dir?region=x")
+    assert location.directory().prefix == "s3://b/dir/"
+    assert location.directory().directory() == location.directory()
+    assert location.directory().options == location.options
+
+
+def test_a_list_is_split_at_commas() -> None:
+    assert [str(part) for part in parse_list("s3://a/, ./b ,")] == ["s3://a/", "./b"]
+    assert [part.prefix for part in directories("s3://a,./b")] == ["s3://a/", "./b/"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        ("s3://", "no bucket"),
+        ("oss:///d", "no bucket"),
+        ("oss//b/d", "write oss://b/d"),
+        ("oss:/b/d", "write oss://b/d"),
+        ("s3://b/?regoin=x", "did you mean `region`"),
+    ],
+)
+def test_what_is_not_a_location_is_refused(text: str, says: str) -> None:
+    with pytest.raises(LocationError) as caught:
+        Location.parse(text)
+    assert says in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_refusal_shows_no_secret() -> None:
+    with pytest.raises(LocationError) as caught:
+        Location.parse("oss:/b/d/?id=AKIDEXAMPLE&key=hiddenvalue")
+    assert "hiddenvalue" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("text", ["s3/data", "oss/x", "file.py", "memory", "gs_data/x"])
+def test_a_folder_named_like_a_protocol_is_a_folder(text: str) -> None:
+    assert Location.parse(text) == Location("file", text)
