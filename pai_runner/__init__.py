@@ -9,9 +9,8 @@ The names are imported when they are first used, so that importing the package c
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
+# Importing typing would cost the supervisor as much as its own modules.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pai_runner.api import plan, run
     from pai_runner.command import parse
@@ -32,4 +31,6 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(_HOMES[name]), name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pai_runner.command import Job, Statement, apply_settings, make_job, parse, property_setting
 from pai_runner.engines.local import Handle, submit
-from pai_runner.errors import PaiError, SetupError, UsageError
+from pai_runner.errors import PaiError, UsageError
 from pai_runner.jobs.directory import JobDirectory, create, home, new_id
 from pai_runner.jobs.files import now_text, write_atomic
 from pai_runner.jobs.record import Record, append_event, write
@@ -118,7 +118,6 @@ def _submit(job: Job, options: Options, say: Say, cwd: Path, detach: bool) -> Ha
     try:
         prepared = make_plan(job, directory, options, cwd, Path(directory.code))
         _write_request(directory, job, options, cwd, prepared)
-        _make_folders(prepared.folders)
     except PaiError as error:
         # Nothing has run: what was fetched goes, the reason stays on record.
         shutil.rmtree(directory.code, ignore_errors=True)
@@ -155,17 +154,6 @@ def _tell(outcome: Outcome, directory: JobDirectory, say: Say) -> None:
         told = log.exists() and log.stat().st_size > 0
     if not told:
         say(f"job {outcome.job_id} {outcome.state.value}: {outcome.message}")
-
-
-def _make_folders(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SetupError(
-                f"the folder {folder} cannot be made: {error.strerror}",
-                "name another folder, or mend the permissions of the one above it",
-            ) from error
 
 
 def _write_request(

@@ -6,9 +6,11 @@ Every error names the thing, what is wrong with it and what to do. The command l
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from enum import IntEnum
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class ExitCode(IntEnum):
@@ -88,6 +90,8 @@ class BusyError(PaiError):
 
 def nearest(name: str, valid: Iterable[str]) -> list[str]:
     """Return up to three of `valid` that look like `name`, best first, ignoring case."""
+    import difflib
+
     lowered = {candidate.lower(): candidate for candidate in valid}
     matches = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
     return [lowered[match] for match in matches]

@@ -37,11 +37,13 @@ class RoleProcess:
     arguments: Sequence[str] = ()
     tf_api: str = "v2"
     source_roots: Sequence[str] = ()
+    folders: Sequence[str] = ()
     mounts: Sequence[Mapping[str, Any]] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     python: str = sys.executable
     cwd: Path | None = None
+    bootstrap: Path = BOOTSTRAP
 
     @property
     def role_directory(self) -> Path:
@@ -64,7 +66,7 @@ class RoleProcess:
         os.close(writer)
         try:
             process = subprocess.Popen(
-                [self.python, "-u", str(BOOTSTRAP)],
+                [self.python, "-u", str(self.bootstrap)],
                 env={**os.environ, **_QUIET, **self.environment, **self._handover(reader)},
                 cwd=self.cwd or self.home,
                 pass_fds=[reader],
@@ -101,5 +103,6 @@ class RoleProcess:
             "mounts": list(self.mounts),
             "tf_api": self.tf_api,
             "source_roots": list(self.source_roots),
+            "folders": list(self.folders),
         }
         (self.home / "spec.json").write_text(json.dumps(plan))

@@ -99,6 +99,11 @@ CASES: dict[str, tuple[Case, int, str]] = {
         125,
         "oss://",
     ),
+    "folder below a file": (
+        lambda folder: [script(folder), f"-DcheckpointDir={folder}/script.py/below"],
+        125,
+        "cannot be made",
+    ),
     "no interpreter": (
         lambda folder: [script(folder), f"-Dpython={folder}/bin/python"],
         125,
@@ -120,9 +125,9 @@ def test_bad_input_is_told_in_a_line(name: str, pai: Pai, tmp_path: Path) -> Non
     ran = pai(
         "-name",
         "tensorflow",
-        *case(tmp_path),
         f"-DcheckpointDir={output}",
-        f"-DsummaryDir=s3://b/?secret={SECRET}&endpoint_url=http://127.0.0.1:9",
+        *case(tmp_path),
+        f"-Dvolumes=memory://b/?secret={SECRET}",
     )
     assert ran.returncode == code, ran.stderr
     assert ran.stdout == ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,42 @@ def test_the_record_tells_what_ran(pai: Pai, tmp_path: Path) -> None:
     again = pai("rerun", job["id"])
     assert again.stdout == "hello\n"
     assert len(json.loads(pai("jobs", "--json").stdout)) == 2
+
+
+def test_an_archive_and_its_parameters_may_lie_in_the_bucket(
+    pai: Pai, places: Places, tmp_path: Path
+) -> None:
+    main = (
+        "import os, tensorflow as tf\n"
+        "import helper\n"
+        "tf.app.flags.DEFINE_integer('steps', 0, '')\n"
+        "FLAGS = tf.app.flags.FLAGS\n"
+        "print(FLAGS.steps, helper.folder(), os.path.basename(os.getcwd()))\n"
+        "print(tf.gfile.Exists(os.path.join(helper.folder(), 'code.tar.gz')))\n"
+    )
+    helper = (
+        "import tensorflow as tf\n"
+        "tf.app.flags.DEFINE_string('buckets', '', '')\n"
+        "def folder():\n"
+        "    return tf.app.flags.FLAGS.buckets\n"
+    )
+    archive = tmp_path / "code.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, text in (("job/main.py", main), ("job/helper.py", helper)):
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    bucket, _, prefix = places.s3.removeprefix("s3://").partition("/")
+    client = places.server.client()
+    client.upload_file(str(archive), bucket, f"{prefix}code.tar.gz")
+    client.put_object(Bucket=bucket, Key=f"{prefix}hyper 参数.txt", Body=b"steps=7\n")
+    ran = pai(
+        "-name",
+        "tensorflow1120_ext",
+        f"-Dscript={places.s3}code.tar.gz",
+        "-DentryFile=job/main.py",
+        f"-DhyperParameters={places.s3}hyper 参数.txt",
+        f"-Dbuckets={places.s3}",
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == f"7 {places.s3} code\nTrue\n"

@@ -222,6 +222,12 @@ class Handle:
             if stops > 1:
                 sweep.force()
         record = self._death(status)
+        left = ", ".join(map(str, sweep.members()))
+        if left:
+            message = (
+                f"{record.message}; these processes do not end, they hang in the kernel: {left}"
+            )
+            record = record.replaced(message=message)
         self._write(record)
         return record
 

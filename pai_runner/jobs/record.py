@@ -179,7 +179,7 @@ def write(directory: JobDirectory, record: Record) -> None:
     try:
         write_atomic(directory.state, _bytes(record))
     except OSError as error:
-        if not is_out_of_space(error):
+        if not (is_out_of_space(error) and os.path.exists(directory.state)):
             raise
         brief = record.replaced(last_lines=(), message=record.message[:400])
         write_in_place(directory.state, _bytes(brief))

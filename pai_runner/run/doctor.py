@@ -121,7 +121,9 @@ def _local_location(name: str, folder: Path) -> Check:
     if not folder.exists():
         parent = next(parent for parent in folder.resolve().parents if parent.exists())
         writable = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
-        state = "does not exist yet; it can be made" if writable else f"nothing can be made in {parent}"
+        state = (
+            "does not exist yet; it can be made" if writable else f"nothing can be made in {parent}"
+        )
         return Check(name, writable, state, "name another folder, or mend its permissions")
     if not folder.is_dir():
         return Check(name, folder.is_file(), "a file" if folder.is_file() else "not a folder")

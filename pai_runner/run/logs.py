@@ -7,7 +7,6 @@ that the caller's loop still sees signals and the job's end.
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import stat
@@ -27,8 +26,6 @@ FIRST_DELAY = 0.01
 LAST_DELAY = 0.1
 # How often the record of a job is read that another process supervises.
 _RECORD_DELAY = 0.5
-# What a write says when nobody can read any more: a closed pipe, a closed terminal, no such fd.
-_GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET)
 
 
 class Stream:
@@ -94,10 +91,9 @@ class Stream:
             return os.write(self._output, self._pending[: self._chunk])
         except BlockingIOError:
             return 0
-        except OSError as error:
-            if error.errno not in _GONE and error.errno != errno.ENOSPC:
-                raise
-            # Output that nobody can take does not end a job: the log has it all.
+        except OSError:
+            # A closed pipe or terminal, a full disk: output that nobody can take does not end
+            # a job, and the log has it all.
             self._gone = True
             return 0
 

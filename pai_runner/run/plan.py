@@ -64,7 +64,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """A job, ready to run. `code` is the folder that holds the script (and its archive)."""
+    """A job, ready to run.
+
+    `code` is the folder that holds the script (and its archive), `source_roots` those that hold
+    modules of its own. `folders` are local ones that the command names for output: they are made
+    right before the script starts, when all else has been found in order.
+    """
 
     job_id: str
     job_name: str
@@ -77,6 +82,7 @@ class Plan:
     mounts: tuple[Mount, ...]
     limits: Limits
     source_roots: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     schema: int = SCHEMA
 
@@ -93,8 +99,8 @@ class Plan:
         values["roles"] = tuple(_role_from_json(role) for role in data["roles"])
         values["mounts"] = tuple(Mount(**mount) for mount in data["mounts"])
         values["limits"] = Limits(**data["limits"])
-        values["source_roots"] = tuple(data["source_roots"])
-        values["notices"] = tuple(data["notices"])
+        for name in ("source_roots", "folders", "notices"):
+            values[name] = tuple(data[name])
         return cls(**values)
 
 

@@ -29,15 +29,10 @@ from pai_runner.secret import Secret, is_secret_name, redact
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan with what goes beside it.
-
-    `secrets` are the values of the plan's references; `folders` are local folders that the
-    command names for output and that a run makes before it starts.
-    """
+    """A plan, and beside it `secrets`, the values of its references."""
 
     plan: Plan
     secrets: Mapping[str, str]
-    folders: tuple[Path, ...]
 
 
 def make_plan(
@@ -98,9 +93,10 @@ def make_plan(
         mounts=_mounts(job, store),
         limits=_limits(job, options),
         source_roots=tuple(str(root) for root in code.source_roots),
+        folders=_output_folders(job, cwd),
         notices=(*job.notices, *code.notices, *choice.notices),
     )
-    return Prepared(plan, store.values, _output_folders(job, cwd))
+    return Prepared(plan, store.values)
 
 
 # ====== What the script is told ======
@@ -203,7 +199,7 @@ def _refuse_two_ways(first: Mount, second: Mount, store: SecretStore) -> None:
         )
 
 
-def _output_folders(job: Job, cwd: Path) -> tuple[Path, ...]:
+def _output_folders(job: Job, cwd: Path) -> tuple[str, ...]:
     """Return the local folders to make. Raises SetupError for a local bucket that is missing."""
     directories = _directories(job)
 
@@ -221,7 +217,7 @@ def _output_folders(job: Job, cwd: Path) -> tuple[Path, ...]:
             raise SetupError(
                 f"-D{purpose}: there is no folder {folder}", "make it, or name another"
             )
-    return made
+    return tuple(map(str, made))
 
 
 def _limits(job: Job, options: Options) -> Limits:

@@ -152,11 +152,15 @@ def exit_code(status: int) -> int:
 
 def close_all_except(keep: Collection[int]) -> None:
     """Close every descriptor from 3 on that is not in `keep`."""
-    for name in os.listdir("/dev/fd"):
-        descriptor = int(name)
+    try:
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        # A bare container without /dev/fd.
+        numbers = list(range(min(os.sysconf("SC_OPEN_MAX"), 65536)))
+    for descriptor in numbers:
         if descriptor > 2 and descriptor not in keep:
             try:
                 os.close(descriptor)
             except OSError:
-                # The descriptor that listdir itself had open.
+                # Not open, or the descriptor that listdir itself had.
                 continue

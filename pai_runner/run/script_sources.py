@@ -11,13 +11,17 @@ import ast
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pai_runner.errors import SetupError
+from pai_runner.run.source_walk import Context, chain, walk
 
-Loop = ast.For | ast.AsyncFor | ast.comprehension
+# A script with more modules than this has a library in its folder, which would take seconds.
+_MOST_MODULES = 400
+
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -49,19 +53,8 @@ class Module:
         return ".".join([*base, *(node.module.split(".") if node.module else ())])
 
 
-@dataclass(frozen=True)
-class Context:
-    """What stands around a node: the loops, outermost first, and whether it may not run."""
-
-    loops: tuple[Loop, ...] = ()
-    conditional: bool = False
-    tried: bool = False
-    in_class: bool = False
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of code that may run."""
+class Node(NamedTuple):
+    """A node of code that may run: an import, an assignment, a function, a call or a name."""
 
     ast: ast.AST
     module: Module
@@ -181,7 +174,7 @@ class _Reader:
             self._read(self._pending.pop(0))
 
     def _read(self, unit: _Unit) -> None:
-        for part, context in _walk(unit.body, unit.module.is_entry):
+        for part, context in walk(unit.body, unit.module.is_entry):
             self.nodes.append(Node(part, unit.module, context))
             if isinstance(part, _Function):
                 self._meet_function(part, unit.module, context)
@@ -294,6 +287,9 @@ class _Reader:
         path = self._find(name)
         if path is None:
             return None
+        if len(self._modules) > _MOST_MODULES:
+            self.unknown.append(f"only the first {_MOST_MODULES} modules of the script are read")
+            return None
         shown = self._shown(path)
         try:
             module = Module(name, path, shown, parse(path, shown))
@@ -325,69 +321,3 @@ class _Reader:
             if path.is_relative_to(root):
                 return str(path.relative_to(root))
         return path.name
-
-
-# ====== Walking ======
-
-
-def chain(node: ast.AST) -> list[str]:
-    """Return the names of `a.b.c`, or none for an expression that is no such chain."""
-    names: list[str] = []
-    while isinstance(node, ast.Attribute):
-        names.append(node.attr)
-        node = node.value
-    return [node.id, *reversed(names)] if isinstance(node, ast.Name) else []
-
-
-def _walk(body: Sequence[ast.AST], is_entry: bool) -> Iterator[tuple[ast.AST, Context]]:
-    """Yield the nodes of code that runs with `body`, in order, without the functions' bodies."""
-    stack = [(node, Context()) for node in reversed(body)]
-    while stack:
-        node, context = stack.pop()
-        yield node, context
-        stack.extend(reversed(_children(node, context, is_entry)))
-
-
-def _children(node: ast.AST, context: Context, is_entry: bool) -> list[tuple[ast.AST, Context]]:
-    if isinstance(node, _Function):
-        outside = [*node.decorator_list, *node.args.defaults]
-        outside += [default for default in node.args.kw_defaults if default is not None]
-        return [(child, context) for child in outside]
-    if isinstance(node, ast.ClassDef):
-        context = replace(context, in_class=True)
-    elif isinstance(node, ast.If):
-        return _branches(node, context, is_entry)
-    elif isinstance(node, ast.Try):
-        tried = replace(context, tried=True)
-        parts = [(child, tried) for child in node.body]
-        rest = [*node.handlers, *node.orelse, *node.finalbody]
-        return [*parts, *((child, context) for child in rest)]
-    elif isinstance(node, ast.ExceptHandler | ast.IfExp | ast.BoolOp | ast.match_case):
-        context = replace(context, conditional=True)
-    elif isinstance(node, ast.For | ast.AsyncFor):
-        inner = replace(context, loops=(*context.loops, node))
-        body = [(child, inner) for child in [*node.body, *node.orelse]]
-        return [(node.iter, context), *body]
-    elif isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
-        context = replace(context, loops=(*context.loops, *node.generators))
-    return [(child, context) for child in ast.iter_child_nodes(node)]
-
-
-def _branches(node: ast.If, context: Context, is_entry: bool) -> list[tuple[ast.AST, Context]]:
-    maybe = replace(context, conditional=True)
-    test = [(node.test, context)]
-    if _is_main_guard(node.test):
-        taken = node.body if is_entry else node.orelse
-        return [*test, *((child, context) for child in taken)]
-    if "TYPE_CHECKING" in (getattr(node.test, "id", ""), getattr(node.test, "attr", "")):
-        return [*test, *((child, context) for child in node.orelse)]
-    return [*test, *((child, maybe) for child in [*node.body, *node.orelse])]
-
-
-def _is_main_guard(test: ast.expr) -> bool:
-    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Eq):
-        return False
-    sides = [test.left, *test.comparators]
-    return any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides) and any(
-        isinstance(side, ast.Constant) and side.value == "__main__" for side in sides
-    )

@@ -6,7 +6,8 @@ import ast
 from collections.abc import Sequence
 from itertools import product
 
-from pai_runner.run.script_sources import Context, Loop, Module, Node, chain
+from pai_runner.run.script_sources import Module, Node
+from pai_runner.run.source_walk import Context, Loop, chain
 
 
 class Origins:

@@ -94,7 +94,7 @@ class DialectReader:
         """Take in a node of the script's code."""
         part = node.ast
         if isinstance(part, ast.Attribute):
-            self._meet_name(self._origins.dotted(part, node.module), ast.unparse(part), node)
+            self._meet_name(self._origins.dotted(part, node.module), node)
         elif isinstance(part, ast.Import):
             for alias in part.names:
                 self._meet_import(alias.name, node)
@@ -104,43 +104,44 @@ class DialectReader:
         elif isinstance(part, ast.Assign):
             # `tf = tf.compat.v1`
             if self._origins.dotted(part.value, node.module) == _COMPAT:
-                self._note("compat", ast.unparse(part), node)
+                self._note("compat", node)
         elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):
             self._meet_method(part, part.func.attr, node)
 
     def _meet_import(self, name: str, node: Node) -> None:
         if name in (_COMPAT, "tensorflow.compat.v2"):
-            self._note("compat" if name == _COMPAT else "switch", ast.unparse(node.ast), node)
+            self._note("compat" if name == _COMPAT else "switch", node)
         elif name.startswith("tensorflow."):
-            self._meet_name(name, ast.unparse(node.ast), node)
+            self._meet_name(name, node)
 
-    def _meet_name(self, name: str, shown: str, node: Node) -> None:
+    def _meet_name(self, name: str, node: Node) -> None:
         top, _, path = name.partition(".")
         if top != "tensorflow" or not path:
             return
         if path.startswith("compat.v1."):
             below = path.removeprefix("compat.v1.")
             if below in _SWITCHES:
-                self._note("switch", shown, node)
+                self._note("switch", node)
             elif below in ("placeholder", "sparse_placeholder"):
-                self._note("placeholder", shown, node)
+                self._note("placeholder", node)
             elif _stands_for(below, _USUAL):
-                self._note("usual_in_v2", shown, node)
+                self._note("usual_in_v2", node)
         elif _stands_for(path, _V1):
-            self._note("only_v1", shown, node)
+            self._note("only_v1", node)
         elif _stands_for(path, _V2):
-            self._note("only_v2", shown, node)
+            self._note("only_v2", node)
         elif _stands_for(path, _USUAL):
-            self._note("usual_in_v2", shown, node)
+            self._note("usual_in_v2", node)
 
     def _meet_method(self, call: ast.Call, name: str, node: Node) -> None:
         if name in _V1_METHODS:
-            self._note("only_v1", f".{name}()", node)
+            self._note("only_v1", node, f".{name}()")
         elif name in _EAGER_METHODS and not call.args:
-            self._note("usual_in_v2", f".{name}()", node)
+            self._note("usual_in_v2", node, f".{name}()")
 
-    def _note(self, kind: str, shown: str, node: Node) -> None:
-        self._found.setdefault(kind, f"{shown} ({node.place})")
+    def _note(self, kind: str, node: Node, shown: str = "") -> None:
+        if kind not in self._found:
+            self._found[kind] = f"{shown or ast.unparse(node.ast)} ({node.place})"
 
 
 def _stands_for(path: str, names: frozenset[str]) -> bool:

@@ -72,7 +72,8 @@ typedef struct {
   void (*new_random_access_file)(const Handle *, const char *, Handle *, TF_Status *);
   void (*new_writable_file)(const Handle *, const char *, Handle *, TF_Status *);
   void (*new_appendable_file)(const Handle *, const char *, Handle *, TF_Status *);
-  void (*new_read_only_memory_region_from_file)(const Handle *, const char *, Handle *, TF_Status *);
+  void (*new_read_only_memory_region_from_file)(const Handle *, const char *, Handle *,
+                                                TF_Status *);
   void (*create_dir)(const Handle *, const char *, TF_Status *);
   void (*recursively_create_dir)(const Handle *, const char *, TF_Status *);
   void (*delete_file)(const Handle *, const char *, TF_Status *);
@@ -154,12 +155,15 @@ static char *schemes; /* names, each ended by \0, then an empty one */
 static atomic_bool closed;
 static atomic_int calls_under_way;
 
+static void refuse(TF_Status *status) {
+  calls.set_status(status, UNAVAILABLE, "the process is ending: its file systems are closed");
+}
+
 static bool enter(TF_Status *status) {
   atomic_fetch_add(&calls_under_way, 1);
   if (!atomic_load(&closed)) return true;
   atomic_fetch_sub(&calls_under_way, 1);
-  if (status != NULL)
-    calls.set_status(status, UNAVAILABLE, "the process is ending: its file systems are closed");
+  if (status != NULL) refuse(status);
   return false;
 }
 
@@ -185,6 +189,11 @@ typedef struct Writer {
   unsigned process; /* which process of a fork opened it */
   struct Writer *next, **link;
 } Writer;
+
+/* TensorFlow lets go of a file that it has written without closing it (tf.data's lock files, a
+ * GFile of Python's), and of one that it copies when it cannot read on. Only in the second case
+ * was the last thing that this thread did a read that failed, and Python's lock not held. */
+static _Thread_local bool read_failed;
 
 static Writer *open_writers;
 static pthread_mutex_t writers_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -228,9 +237,9 @@ static void fail(const Writer *writer, int error, TF_Status *status) {
   leave();
 }
 
-static void drop(const Writer *writer, int publish) {
+static void drop(int64_t number, int publish) {
   if (!enter(NULL)) return;
-  calls.drop_writer(writer->number, publish);
+  calls.drop_writer(number, publish);
   leave();
 }
 
@@ -252,6 +261,7 @@ static void open_writer(const char *path, int append, Handle *handle, TF_Status 
     calls.set_status(status, RESOURCE_EXHAUSTED, "no memory for a writer");
     close(descriptor);
     free(writer);
+    drop(number, 0);
     return;
   }
   setvbuf(file, NULL, _IOFBF, WRITE_BUFFER);
@@ -269,10 +279,15 @@ static void new_appendable(const Handle *fs, const char *path, Handle *handle, T
   open_writer(path, 1, handle, status);
 }
 
-static void writer_append(const Handle *handle, const char *bytes, size_t count, TF_Status *status) {
+static void writer_append(const Handle *handle, const char *bytes, size_t count,
+                          TF_Status *status) {
   Writer *writer = handle->ours;
+  read_failed = false;
   if (!is_open(writer, status)) return;
-  if (fwrite(bytes, 1, count, writer->file) != count) fail(writer, errno, status);
+  if (atomic_load(&closed))
+    refuse(status);
+  else if (fwrite(bytes, 1, count, writer->file) != count)
+    fail(writer, errno, status);
 }
 
 static int64_t writer_tell(const Handle *handle, TF_Status *status) {
@@ -306,24 +321,19 @@ static void writer_close(const Handle *handle, TF_Status *status) {
   forget(writer);
   if (fclose(file) != 0) {
     fail(writer, errno, status);
-    drop(writer, 0);
+    drop(writer->number, 0);
   } else if (enter(status)) {
     calls.close_writer(writer->number, status);
     leave();
   }
 }
 
-/* TensorFlow lets go of a file it has written without closing it (tf.data's lock files, a GFile
- * of Python's), and of one that it copies when it cannot read on. Only in the second case is the
- * last thing that this thread read a failure, and Python's lock not held. */
-static _Thread_local bool read_failed;
-
 static void writer_cleanup(Handle *handle) {
   Writer *writer = handle->ours;
   if (writer->file != NULL && !is_inherited(writer)) {
     forget(writer);
     const bool is_whole = fclose(writer->file) == 0;
-    drop(writer, is_whole && (!read_failed || calls.holds_interpreter()));
+    drop(writer->number, is_whole && (!read_failed || calls.holds_interpreter()));
   }
   free(writer);
 }

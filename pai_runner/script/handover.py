@@ -33,11 +33,12 @@ class Handover:
     """One role of a plan, ready to be run in this process.
 
     `arguments` become `sys.argv[1:]`, `source_roots` follow the script's folder on `sys.path`,
-    `secrets` are the values that no text of ours may show.
+    `folders` are made before it starts, `secrets` are the values that no text of ours may show.
     """
 
     __slots__ = (
         "arguments",
+        "folders",
         "mounts",
         "role_directory",
         "script",
@@ -54,12 +55,19 @@ class Handover:
         role_directory: str,
     ) -> None:
         def plain(text: str) -> str:
-            return resolve(text, secrets)
+            try:
+                return resolve(text, secrets)
+            except KeyError as error:
+                raise SetupError(
+                    f"the secret {error} was not handed over",
+                    "start the job again with `pai`, which resolves it anew",
+                ) from None
 
         self.role_directory = role_directory
         self.script: str = role["script"]
         self.arguments = [plain(argument) for argument in role["arguments"]]
         self.source_roots = [os.path.abspath(root) for root in plan["source_roots"]]
+        self.folders: list[str] = plan["folders"]
         self.tf_api: str = plan["tf_api"]
         self.mounts = [
             Mount(
@@ -83,16 +91,16 @@ def read_handover(environment: Mapping[str, str] = os.environ) -> Handover:
     label = os.path.basename(os.path.normpath(role_directory))
     specification = os.path.join(job_directory, "spec.json")
     plan = _read(specification, lambda: _parse_file(specification))
-    roles = {f"{role['name']}-{role['index']}": role for role in plan["roles"]}
-    if label not in roles:
-        raise SetupError(f"{specification} has no role `{label}`", f"roles: {', '.join(roles)}")
     try:
+        roles = {f"{role['name']}-{role['index']}": role for role in plan["roles"]}
+        if label not in roles:
+            raise SetupError(f"{specification} has no role `{label}`", f"roles: {', '.join(roles)}")
         return Handover(plan, roles[label], secrets, role_directory)
     except KeyError as error:
         raise SetupError(
-            f"the secret {error} of {specification} was not handed over",
-            "start the job again with `pai`, which resolves it anew",
-        ) from None
+            f"{specification} lacks {error}",
+            "another version of pai_runner wrote it: start the job again with this one",
+        ) from error
 
 
 def _variable(environment: Mapping[str, str], name: str) -> str:

@@ -148,6 +148,8 @@ class FileLayer:
         staged = self._staging.file(source)
         if staged is None and self._found(source).is_directory:
             raise _a_directory()
+        if source == target:
+            return
         if staged is None:
             self._copy_remote(source, target)
         else:

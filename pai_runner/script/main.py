@@ -41,6 +41,7 @@ def _set_up() -> tuple[Handover, bytes]:
         from pai_runner.script.preflight import check_mounts
 
         check_mounts(handover.mounts)
+    _make(handover.folders)
     install(
         Settings(
             tf_api=handover.tf_api,
@@ -64,6 +65,17 @@ def _read_script(path: str) -> bytes:
         raise SetupError(
             f"the script {path} cannot be read: {error.strerror}", "check -Dscript and -DentryFile"
         ) from error
+
+
+def _make(folders: Sequence[str]) -> None:
+    for folder in folders:
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise SetupError(
+                f"the folder {folder} cannot be made: {error.strerror}",
+                "name another folder, or mend the permissions of the one above it",
+            ) from error
 
 
 def _set_path(folder: str, source_roots: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ latest checkpoint must not start anew because of it.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -71,4 +70,5 @@ def _children(directory: str, pattern: str, is_last: bool, list_: _List) -> list
 
 
 def _matches(path: str, pattern: str) -> bool:
-    return bool(_fnmatch(os.fsencode(pattern), os.fsencode(path), _FNM_PATHNAME) == 0)
+    names = (text.encode("utf-8", "surrogateescape") for text in (pattern, path))
+    return bool(_fnmatch(*names, _FNM_PATHNAME) == 0)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable
 from ctypes import (
     CFUNCTYPE,
@@ -36,7 +36,6 @@ class _Statistics(ctypes.Structure):
     _fields_ = (("length", c_int64), ("modified", c_int64), ("is_directory", ctypes.c_bool))
 
 
-_Names = POINTER(POINTER(c_char_p))
 _OnPath = CFUNCTYPE(None, c_char_p, c_void_p)
 _OnTwoPaths = CFUNCTYPE(None, c_char_p, c_char_p, c_void_p)
 _OnWriter = CFUNCTYPE(None, c_int64, c_void_p)
@@ -103,7 +102,7 @@ class Library:
 
     def names(self, names: list[str]) -> int:
         """Return the address of a C array of `names`, for TensorFlow to free."""
-        joined = b"".join(os.fsencode(name) + b"\0" for name in names)
+        joined = b"".join(_bytes(name) + b"\0" for name in names)
         address: int = self._library.pai_names(joined, len(names))
         return address
 
@@ -133,33 +132,19 @@ class Plugin:
         calls = _Calls(set_status=self._set_status)
         calls.holds_interpreter = ctypes.cast(ctypes.pythonapi.PyGILState_Check, c_void_p)
         for name, kind in _Calls._fields_[2:]:
-            callback = kind(self._guarded(getattr(self, f"_{name}")))
+            has_status = name not in ("close_reader", "drop_writer")
+            guarded = _with_status if has_status else _with_report
+            callback = kind(guarded(getattr(self, f"_{name}"), self._set_status))
             # TensorFlow's threads may still be in a callback when the interpreter frees all.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(callback))
             setattr(calls, name, callback)
         return calls
 
-    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*arguments: Any) -> Any:
-            try:
-                return function(*arguments)
-            except BaseException as error:
-                self._fail(arguments, error)
-                return None if function.__name__ == "_read_whole" else -1
-
-        return call
-
-    def _fail(self, arguments: tuple[Any, ...], error: BaseException) -> None:
-        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], bytes) else ""
-        text = message_of(error, path)
-        self._set_status(arguments[-1], code_of(error), text.encode(errors="replace"))
-
     # ====== Readers ======
 
     def _open_reader(self, path: bytes, status: int) -> int:
         number = next(self._numbers)
-        self._readers[number] = self._layer.open_reader(os.fsdecode(path))
+        self._readers[number] = self._layer.open_reader(_text(path))
         return number
 
     def _read(self, number: int, offset: int, count: int, address: int, status: int) -> int:
@@ -172,8 +157,8 @@ class Plugin:
         self._readers.pop(number).close()
 
     def _read_whole(self, path: bytes, length: Any, status: int) -> int:
-        size = self._layer.stat(os.fsdecode(path)).size
-        reader = self._layer.open_reader(os.fsdecode(path))
+        size = self._layer.stat(_text(path)).size
+        reader = self._layer.open_reader(_text(path))
         try:
             address = _allocate(size)
             length[0] = reader.read_into(address, 0, size)
@@ -184,7 +169,7 @@ class Plugin:
     # ====== Writers ======
 
     def _open_writer(self, path: bytes, append: int, descriptor: Any, status: int) -> int:
-        staged, descriptor[0] = self._layer.open_writer(os.fsdecode(path), bool(append))
+        staged, descriptor[0] = self._layer.open_writer(_text(path), bool(append))
         number = next(self._numbers)
         self._writers[number] = staged
         return number
@@ -202,49 +187,90 @@ class Plugin:
         staged = self._writers[number]
         staged.is_failed = True
         failure = OSError(error, os.strerror(error))
-        self._fail((os.fsencode(staged.path), status), failure)
+        _set(self._set_status, status, failure, staged.path)
 
     # ====== Paths ======
 
     def _exists(self, path: bytes, status: int) -> None:
-        if not self._layer.exists(os.fsdecode(path)):
+        if not self._layer.exists(_text(path)):
             self._set_status(status, Code.NOT_FOUND, path + b" not found")
 
     def _stat(self, path: bytes, found: Any, status: int) -> None:
-        entry = self._layer.stat(os.fsdecode(path))
+        entry = self._layer.stat(_text(path))
         found[0] = _Statistics(entry.size, entry.modified, entry.is_directory)
 
     def _is_directory(self, path: bytes, status: int) -> None:
-        if not self._layer.is_directory(os.fsdecode(path)):
+        if not self._layer.is_directory(_text(path)):
             self._set_status(status, Code.FAILED_PRECONDITION, path + b" is not a directory")
 
     def _list(self, path: bytes, names: int, status: int) -> int:
-        return self._answer(self._layer.children(os.fsdecode(path)), names)
+        return self._answer(self._layer.children(_text(path)), names)
 
     def _match(self, pattern: bytes, names: int, status: int) -> int:
-        return self._answer(self._layer.matching(os.fsdecode(pattern)), names)
+        return self._answer(self._layer.matching(_text(pattern)), names)
 
     def _answer(self, found: list[str], names: int) -> int:
         c_void_p.from_address(names).value = self._library.names(found)
         return len(found)
 
     def _make_directory(self, path: bytes, recursive: int, status: int) -> None:
-        self._layer.make_directory(os.fsdecode(path), bool(recursive))
+        self._layer.make_directory(_text(path), bool(recursive))
 
     def _remove_file(self, path: bytes, status: int) -> None:
-        self._layer.remove_file(os.fsdecode(path))
+        self._layer.remove_file(_text(path))
 
     def _remove_directory(self, path: bytes, status: int) -> None:
-        self._layer.remove_directory(os.fsdecode(path))
+        self._layer.remove_directory(_text(path))
 
     def _remove_tree(self, path: bytes, status: int) -> None:
-        self._layer.remove_tree(os.fsdecode(path))
+        self._layer.remove_tree(_text(path))
 
     def _rename(self, source: bytes, target: bytes, status: int) -> None:
-        self._layer.rename(os.fsdecode(source), os.fsdecode(target))
+        self._layer.rename(_text(source), _text(target))
 
     def _copy(self, source: bytes, target: bytes, status: int) -> None:
-        self._layer.copy(os.fsdecode(source), os.fsdecode(target))
+        self._layer.copy(_text(source), _text(target))
+
+
+def _with_status(function: Callable[..., Any], set_status: Any) -> Callable[..., Any]:
+    """Return `function` with its last argument, a status, set by what it raises."""
+    # Of those that return something, one returns an address.
+    failure = None if function.__name__ == "_read_whole" else -1
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except BaseException as error:
+            path = _text(arguments[0]) if isinstance(arguments[0], bytes) else ""
+            _set(set_status, arguments[-1], error, path)
+            return failure
+
+    return call
+
+
+def _with_report(function: Callable[..., Any], set_status: Any) -> Callable[..., Any]:
+    """Return `function` with what it raises on standard error."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except BaseException as error:
+            print(f"pai: {message_of(error)}", file=sys.stderr)
+
+    return call
+
+
+def _set(set_status: Any, status: int, error: BaseException, path: str) -> None:
+    set_status(status, code_of(error), _bytes(message_of(error, path)))
+
+
+# TensorFlow's strings are bytes, and an object's name is UTF-8 in whatever locale.
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 _PAGE = 4096  # as mmap would align it: TensorFlow refuses less than its vectors need

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 from pai_runner.script.stores import is_below, is_root, parent
 
@@ -75,7 +76,8 @@ class Staged:
     def unlink(self) -> None:
         """Remove the local file; those who have it open keep it to themselves."""
         self.is_detached = True
-        os.unlink(self.local)
+        with suppress(FileNotFoundError):  # something else cleaned the folder
+            os.unlink(self.local)
 
     def open(self, truncate: bool) -> int:
         """Return a new descriptor that appends to the file."""

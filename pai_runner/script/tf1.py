@@ -67,7 +67,9 @@ class TensorFlow1(ModuleType):
         return module if isinstance(module, ModuleType) else None
 
     def _missing(self, name: str) -> str:
-        reason = _GONE.get(name, f"TensorFlow {self.__version__} does not have it for old scripts")
+        reason = _GONE.get(
+            name, f"TensorFlow {self.__version__} keeps no such name of TensorFlow 1"
+        )
         return f"module 'tensorflow' has no attribute '{name}': {reason}"
 
 

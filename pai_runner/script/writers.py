@@ -50,8 +50,13 @@ class Writers:
             staged.unlink()
             raise
         with self._staging.lock:
-            self._staging.add(staged)
-            return staged, staged.open(truncate=not append)
+            other = self._staging.file(path)  # another thread opened it meanwhile
+            if other is None:
+                self._staging.add(staged)
+            else:
+                staged.unlink()
+            opened = other or staged
+            return opened, opened.open(truncate=not append)
 
     def sync(self, staged: Staged) -> None:
         """Upload what is written so far, when it is time.
@@ -69,13 +74,12 @@ class Writers:
     def close(self, staged: Staged) -> None:
         """Upload a file that is written. Raises what the upload raised; the file is lost then."""
         staged.writers -= 1
-        if staged.is_failed:
-            self._staging.discard(staged)
-            raise OSError(errno.EIO, "an earlier write failed; nothing was uploaded")
         try:
+            if staged.is_failed:
+                raise OSError(errno.EIO, "an earlier write failed; nothing was uploaded")
             self._finish(staged)
         except BaseException:
-            self._staging.discard(staged)
+            self._release(staged)
             raise
 
     def drop(self, staged: Staged, publish: bool) -> None:
@@ -87,7 +91,7 @@ class Writers:
         """
         staged.writers -= 1
         if not publish or staged.is_failed:
-            self._staging.discard(staged)
+            self._release(staged)
             return
         try:
             self._finish(staged)
@@ -130,6 +134,9 @@ class Writers:
         if is_temporary(staged.path):
             return
         self._upload(staged)
+        self._release(staged)
+
+    def _release(self, staged: Staged) -> None:
         if staged.writers == 0:
             self._staging.discard(staged)
 

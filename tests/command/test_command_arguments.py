@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pai_runner.command import Statement, parse, parse_arguments
 from pai_runner.errors import UsageError
 
 NAME = ["-name", "tensorflow"]
+
+# CI takes the same examples every time; scripts/proof golden takes many new ones.
+EXAMPLES = int(os.environ.get("PAI_PROOF_COUNT", "100"))
 
 
 def parameters(*words: str) -> dict[str, str]:
@@ -132,6 +137,8 @@ values = st.one_of(
 )
 
 
+@pytest.mark.proof_golden
+@settings(max_examples=EXAMPLES, derandomize=EXAMPLES == 100, deadline=None)
 @given(
     name=plain_names,
     project=st.none() | plain_names,
@@ -152,6 +159,8 @@ def test_the_text_parses_to_the_same_command(
     assert parse(statement.text) == [Statement(statement.text, name, project, given_parameters)]
 
 
+@pytest.mark.proof_golden
+@settings(max_examples=EXAMPLES, derandomize=EXAMPLES == 100, deadline=None)
 @given(
     value=st.from_regex(r"[a-z{}:,; '\\()#-]{1,12}", fullmatch=True).filter(
         lambda value: value.strip() == value and not value.startswith("-")

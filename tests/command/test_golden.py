@@ -11,6 +11,8 @@ import pytest
 from pai_runner.command import parse, parse_statement, split
 from pai_runner.errors import CommandError
 
+pytestmark = pytest.mark.proof_golden
+
 DATA = Path(__file__).parents[1] / "data"
 ENTRIES: list[dict[str, Any]] = [
     entry

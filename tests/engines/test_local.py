@@ -440,19 +440,21 @@ def test_handlers_and_children_are_left_as_they_were(jobs: Jobs) -> None:
     assert not processes.set_subreaper(False)
 
 
-def test_two_jobs_at_once_from_threads(jobs: Jobs) -> None:
-    handles = [jobs.submit(f"raise SystemExit({code})") for code in (0,)]
-    codes: list[int] = []
+def test_jobs_side_by_side_in_threads(jobs: Jobs) -> None:
+    codes: dict[int, int] = {}
 
-    def wait() -> None:
-        with open(os.devnull, "w", encoding="ascii") as null:
-            codes.append(handles[0].wait(null.fileno(), null.fileno()).exit_code)
+    def run(code: int) -> None:
+        folder = jobs.folder / str(code)
+        folder.mkdir()
+        text = f"import time; time.sleep(0.2); raise SystemExit({code})"
+        codes[code] = Jobs(folder, jobs.token).run(text).outcome.exit_code
 
-    thread = threading.Thread(target=wait)
-    thread.start()
-    assert jobs.run("raise SystemExit(4)").outcome.exit_code == 4
-    thread.join()
-    assert codes in ([0], [4])
+    threads = [threading.Thread(target=run, args=(code,)) for code in (0, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == {0: 0, 3: 3, 4: 4}
 
 
 # ====== Cancelling from elsewhere, detaching ======
@@ -610,6 +612,27 @@ def test_a_job_folder_that_cannot_be_written(jobs: Jobs) -> None:
     with pytest.raises(SetupError, match="cannot be written"):
         jobs.run("pass")
     jobs.home.unlink()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [("ro", "Read-only file system"), ("size=4k,nr_inodes=4", "No space left on device")],
+)
+def test_a_home_without_room(jobs: Jobs, options: str, reason: str) -> None:
+    jobs.home.mkdir()
+    mount = 'mount -t tmpfs -o "$1" tmpfs "$2" || exit 77; shift 2; exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", options, str(jobs.home)]
+    done = subprocess.run(
+        [*command, *jobs.launch_command("pass")],
+        env=jobs.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no file system can be mounted here")
+    assert "SetupError" in done.stderr
+    assert f"cannot be written: {reason}" in done.stderr
 
 
 FULL_DISK = r"""

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pai_runner.command.job import is_archive
 from pai_runner.errors import ExitCode, SetupError
-from pai_runner.run.archive import ArchiveLimits, is_archive, unpack
+from pai_runner.run.archive import ArchiveLimits, unpack
 
 PROJECT = Path(__file__).parents[2]
 FILES = {"train.py": b"print('hello')\n", "lib/模型 a.py": b"x = 1\n", "lib/empty.txt": b""}

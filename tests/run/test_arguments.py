@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from pai_runner.run.arguments import compose, is_passed
 from pai_runner.run.script_flags import ScriptFlags, scan
 
@@ -102,8 +103,10 @@ def test_absl_gets_what_it_declares_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "truth"),
-    [("true", True), ("True", True), ("1", True), ("yes", True), ("on", True), ("t", True)]
-    + [("false", False), ("False", False), ("0", False), ("no", False), ("off", False)],
+    [
+        *((word, True) for word in ("true", "True", "1", "yes", "on", "t")),
+        *((word, False) for word in ("false", "False", "0", "no", "off")),
+    ],
 )
 def test_absl_booleans(tmp_path: Path, value: str, truth: bool) -> None:
     script = Script(tmp_path, ABSL.format(fast=not truth))
@@ -156,9 +159,7 @@ def test_a_flag_under_a_condition_is_passed_with_undefok(tmp_path: Path) -> None
 
 
 def test_undefok_of_the_user_and_ours_add_up(tmp_path: Path) -> None:
-    script = Script(
-        tmp_path, "import installed_apart\n" + textwrap.dedent(ABSL.format(fast=False))
-    )
+    script = Script(tmp_path, "import installed_apart\n" + textwrap.dedent(ABSL.format(fast=False)))
     (tmp_path / "installed_apart.py").write_text("")
     assert script.read(words=["--undefok=mine", "--mine=1"])[0] == PLATFORM["buckets"]
 
@@ -292,7 +293,11 @@ def test_click_options_and_booleans(tmp_path: Path) -> None:
 def test_a_script_without_flags_gets_none_of_the_platforms(tmp_path: Path) -> None:
     script = Script(tmp_path, "import json, sys\nprint(json.dumps(sys.argv[1:]))\n")
     assert script.read() == []
-    assert script.read(hyper=[("a", "1"), ("b", "x y=z")], words=["c"]) == ["--a=1", "--b=x y=z", "c"]
+    assert script.read(hyper=[("a", "1"), ("b", "x y=z")], words=["c"]) == [
+        "--a=1",
+        "--b=x y=z",
+        "c",
+    ]
 
 
 def test_the_users_words_are_never_changed() -> None:

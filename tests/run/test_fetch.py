@@ -210,7 +210,7 @@ def test_another_kind_of_file_is_a_usage_error(name: str, cwd: Path, folder: Pat
 
 
 _AS_NOBODY = """
-import os, sys
+import difflib, os, sys  # difflib: nobody may be unable to read the interpreter itself
 from pathlib import Path
 from pai_runner.errors import SetupError
 from pai_runner.location import Location

@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+
 from pai_runner.errors import SetupError
 from pai_runner.run.script_flags import Form, ScriptFlags, choose_api, scan
 
@@ -50,7 +51,9 @@ ABSL = {
         "from absl import flags\ntry:\n    flags.DEFINE_string('buckets', '', '')\n"
         "except flags.DuplicateFlagError:\n    pass\n"
     ),
-    "a constant": "from absl import flags\nNAME = 'buc' + 'kets'\nflags.DEFINE_string(NAME, '', '')",
+    "a constant": (
+        "from absl import flags\nNAME = 'buc' + 'kets'\nflags.DEFINE_string(NAME, '', '')"
+    ),
     "a text with a constant": (
         "from absl import flags\nX = 'buck'\nflags.DEFINE_string(f'{X}ets', '', '')"
     ),
@@ -152,7 +155,9 @@ def test_a_platform_flag_that_is_read_but_not_declared_is_declared_elsewhere(
 
 
 def test_usual_packages_leave_the_scan_complete(tmp_path: Path) -> None:
-    text = "import os, numpy as np, tensorflow as tf, yaml\nfrom absl import flags\nfrom six import x"
+    text = (
+        "import os, numpy as np, tensorflow as tf, yaml\nfrom absl import flags\nfrom six import x"
+    )
     assert read(tmp_path, text).complete
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -166,7 +167,16 @@ if __name__ == "__main__":
 def test_nothing_heavy_is_imported_for_a_local_script(tmp_path: Path) -> None:
     result = _run(tmp_path, "import sys\nprint(*sys.modules)\n")
     loaded = set(result.out.split())
-    heavy = {"asyncio", "dataclasses", "fsspec", "inspect", "numpy", "pathlib", "s3fs", "tensorflow"}
+    heavy = {
+        "asyncio",
+        "dataclasses",
+        "fsspec",
+        "inspect",
+        "numpy",
+        "pathlib",
+        "s3fs",
+        "tensorflow",
+    }
     assert loaded.isdisjoint(heavy)
     assert not any(name.startswith("pai_runner.storage") for name in loaded)
 
@@ -238,9 +248,9 @@ def test_sigquit_dumps_the_stacks_and_the_script_goes_on(tmp_path: Path) -> None
     text = (
         "import os, time\n"
         "def wait():\n"
+        "    print('ready')\n"
         "    while not os.path.exists('go'):\n"
         "        time.sleep(0.01)\n"
-        "print('ready')\n"
         "wait()\n"
         "print('went on')\n"
     )
@@ -345,6 +355,38 @@ def test_another_role_is_a_setup_error_that_lists_the_roles(tmp_path: Path) -> N
     assert result.code == 125
     assert "no role `ps-3`" in result.err
     assert "roles: worker-0" in result.err
+
+
+def test_folders_are_made_before_the_script_starts(tmp_path: Path) -> None:
+    folders = [str(tmp_path / "made" / "deep"), str(tmp_path)]
+    text = f"import os\nprint(*map(os.path.isdir, {folders!r}))\n"
+    assert _run(tmp_path, text, folders=folders).out == "True True\n"
+
+
+def test_a_folder_that_cannot_be_made_is_a_setup_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = _run(tmp_path, "print('never')", folders=[str(tmp_path / "file" / "x")])
+    assert (result.code, result.out) == (125, "")
+    assert f"the folder {tmp_path}/file/x cannot be made" in result.err
+
+
+def test_no_folder_is_made_for_a_job_that_cannot_start(tmp_path: Path) -> None:
+    job = RoleProcess(tmp_path / "job", tmp_path / "no.py", folders=[str(tmp_path / "made")])
+    assert job.run().code == 125
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_plan_of_another_version_is_a_setup_error(tmp_path: Path) -> None:
+    class Old(RoleProcess):
+        def _write_plan(self) -> None:
+            super()._write_plan()
+            plan = json.loads((self.home / "spec.json").read_text())
+            del plan["tf_api"]
+            (self.home / "spec.json").write_text(json.dumps(plan))
+
+    result = Old(tmp_path / "job", _write(tmp_path, "print('never')")).run()
+    assert result.code == 125
+    assert "spec.json lacks 'tf_api'" in result.err
 
 
 def test_a_start_by_hand_says_so(tmp_path: Path) -> None:

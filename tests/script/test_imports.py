@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 from moto_server import S3Server
+from role_process import BOOTSTRAP, Result, RoleProcess
+
 from pai_runner.script.imports import AfterImport
-from role_process import Result, RoleProcess
 
 # ====== After an import ======
 
@@ -160,6 +162,21 @@ def test_tensorflow_reaches_the_locations_and_uploads_are_heartbeats(
     bucket, _, folder = s3_location.removeprefix("s3://").partition("/")
     assert s3_server.read(bucket, f"{folder}x") == b"written"
     assert (tmp_path / "job" / "attempts" / "1" / "worker-0" / "heartbeat").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_a_missing_compiled_part_is_a_setup_error(tmp_path: Path) -> None:
+    package = tmp_path / "pai_runner"
+    shutil.copytree(BOOTSTRAP.parents[1], package, ignore=shutil.ignore_patterns("*.so"))
+    text = "try:\n    import tensorflow\nexcept ImportError:\n    pass\n"
+    bootstrap = package / "script" / "bootstrap.py"
+    result = run(tmp_path, text, mount("memory://bucket/dir/"), bootstrap=bootstrap)
+    assert result.code == 125
+    assert "compiled part" in result.err
+    assert "Traceback" not in result.err
+    assert result.error is not None
+    assert result.error["kind"] == "setup"
 
 
 @pytest.mark.slow
