@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
+import signal
 import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import Pai, Places
+from fault_server import fault_server
+from support import Pai, Places, wait_until
 
 SECRET = "hIdDeN/sEcReT+0123456789"
 GOOD = "print('it ran')\n"
@@ -255,3 +258,38 @@ def test_a_failing_scripts_traceback_is_the_last_thing_shown(pai: Pai, tmp_path:
     assert ran.stderr.endswith("ValueError: of the script\n")
     assert "pai_runner" not in ran.stderr[ran.stderr.index("Traceback") :]
     assert os.listdir(pai.home)
+
+
+LEAVES_A_FILE_OPEN = """\
+import os, signal, sys
+import tensorflow as tf
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(0))
+tf.app.flags.DEFINE_string("checkpointDir", "", "")
+file = tf.gfile.GFile(os.path.join(tf.app.flags.FLAGS.checkpointDir, "late"), "w")
+file.write("not uploaded yet")
+print("written", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_an_upload_that_fails_at_the_very_end_fails_the_job(pai: Pai, tmp_path: Path) -> None:
+    with fault_server() as faults:
+        query = "&".join(f"{name}={value}" for name, value in faults.options.items())
+        job = pai(
+            "--detach",
+            "-name",
+            "tensorflow",
+            script(tmp_path, LEAVES_A_FILE_OPEN),
+            f"-DcheckpointDir=s3://b/d/?{query}",
+        ).stdout.strip()
+        wait_until(lambda: "written" in pai("logs", job).stdout, 60)
+        faults.refused = {"PUT"}
+        record = json.loads(pai("status", job, "--json").stdout)
+        os.kill(record["roles"][0]["process"]["pid"], signal.SIGUSR1)
+        pai("logs", "-f", job)
+    record = json.loads(pai("status", job, "--json").stdout)
+    assert (record["state"], record["exit_code"]) == ("FAILED", 1)
+    assert "s3://b/d/late: not uploaded" in record["message"]

@@ -51,6 +51,11 @@ def report_script(error: BaseException, role_directory: str) -> None:
     sys.excepthook = _without_our_frames(sys.excepthook if own_hook else _printer(error))
 
 
+def report_loss(what: str, role_directory: str) -> None:
+    """Record that the script ended with files that could not be uploaded."""
+    _record(role_directory, "script", OSError("files were not uploaded"), what, None)
+
+
 def _record(
     role_directory: str, kind: str, error: BaseException, message: str, hint: str | None
 ) -> None:

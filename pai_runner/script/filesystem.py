@@ -39,7 +39,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pai_runner.errors import SetupError
 from pai_runner.script.layer import FileLayer
@@ -48,7 +48,7 @@ from pai_runner.script.stores import Mount, Stores
 from pai_runner.secret import redact
 from pai_runner.storage.filesystems import prepare_for_exit
 
-__all__ = ["Mount", "drain", "register"]
+__all__ = ["Mount", "compiled_part", "drain", "register"]
 
 _LIBRARY = Path(__file__).with_name("_filesystem.so")
 _UPLOAD_SECONDS = "PAI_EVENT_UPLOAD_SECONDS"
@@ -61,21 +61,27 @@ _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9.]*")
 _CLOSE_SECONDS = 10.0
 
 
-def _nothing() -> None:
-    """The default of `on_change`."""
+def _nothing(*_: object) -> None:
+    """The default of `on_change` and `on_loss`."""
 
 
-def register(mounts: Iterable[Mount], on_change: Callable[[], None] = _nothing) -> None:
+def register(
+    mounts: Iterable[Mount],
+    on_change: Callable[[], None] = _nothing,
+    on_loss: Callable[[str], None] = _nothing,
+) -> None:
     """Register file systems with TensorFlow for the protocols of `mounts`.
 
-    `on_change` is called after each upload, on any thread. Called again, it adds mounts; the
-    first `on_change` stays. Raises SetupError when the compiled part is missing, TensorFlow
-    cannot take a protocol, or PAI_EVENT_UPLOAD_SECONDS is no number.
+    `on_change` is called after each upload, on any thread. `on_loss` is called with a text that
+    names the files when the process ends and something could not be uploaded; the process then
+    ends with code 1. Called again, it adds mounts; the first callbacks stay. Raises SetupError
+    when the compiled part is missing, TensorFlow cannot take a protocol, or
+    PAI_EVENT_UPLOAD_SECONDS is no number.
     """
     global _bridge
     mounts = list(mounts)
     if mounts and _bridge is None:
-        _bridge = _Bridge(on_change)
+        _bridge = _Bridge(on_change, on_loss)
     if _bridge is not None:
         _bridge.add(mounts)
 
@@ -93,8 +99,9 @@ def drain() -> None:
 class _Bridge:
     """The file systems that this process has given to TensorFlow."""
 
-    def __init__(self, on_change: Callable[[], None]) -> None:
-        self._library = Library(_compiled_part())
+    def __init__(self, on_change: Callable[[], None], on_loss: Callable[[str], None]) -> None:
+        self._library = Library(compiled_part())
+        self._on_loss = on_loss
         self._stores = Stores()
         self._layer = FileLayer(self._stores, on_change, _upload_seconds())
         self._plugin = Plugin(self._library, self._layer, _set_status_address())
@@ -129,9 +136,18 @@ class _Bridge:
             _finish_writers()
         failures = self.drain()
         self._library.close(_CLOSE_SECONDS)
-        for line in [*failures, *self.drain()]:
-            print(f"pai: {line}", file=sys.stderr)
+        failures += self.drain()
         self._layer.writers.give_up()
+        if failures:
+            self._end_with_loss("\n".join(f"pai: {line}" for line in failures))
+
+    def _end_with_loss(self, text: str) -> NoReturn:
+        """End the process with 1: an exit handler has no other way, and 0 would be a lie."""
+        print(text, file=sys.stderr)
+        self._on_loss(text)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
     def _after_fork(self) -> None:
         self._layer.after_fork()
@@ -160,7 +176,8 @@ def _finish_writers() -> None:
             print(f"pai: a {kind.__name__} is not whole: {redact(str(error))}", file=sys.stderr)
 
 
-def _compiled_part() -> str:
+def compiled_part() -> str:
+    """Return the path of the library that TensorFlow loads. Raises SetupError if it is missing."""
     if not _LIBRARY.exists():
         raise SetupError(
             f"the compiled part that connects TensorFlow to buckets is missing: {_LIBRARY.name}",

@@ -137,9 +137,13 @@ def _after_import(actions: Mapping[str, Action]) -> None:
 
 
 def _register_file_systems(settings: Settings) -> None:
+    from pai_runner.script.failure import report_loss
     from pai_runner.script.filesystem import register
 
-    register(settings.mounts, on_change=settings.beat)
+    def lose(what: str) -> None:
+        report_loss(what, os.path.dirname(settings.heartbeat))
+
+    register(settings.mounts, on_change=settings.beat, on_loss=lose)
 
 
 def _inherit(spawn: ModuleType, settings: Settings) -> None:
