@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -71,6 +69,8 @@ def submit_statements(
 
 def plans(statements: Sequence[Statement], options: Options, say: Say) -> list[Plan]:
     """Return the plans of parsed statements. Raises PaiError."""
+    import tempfile
+
     made = []
     for job in _jobs(statements, say):
         directory = JobDirectory(home(), new_id())
@@ -120,6 +120,8 @@ def _submit(job: Job, options: Options, say: Say, cwd: Path, detach: bool) -> Ha
         _write_request(directory, job, options, cwd, prepared)
     except PaiError as error:
         # Nothing has run: what was fetched goes, the reason stays on record.
+        import shutil
+
         shutil.rmtree(directory.code, ignore_errors=True)
         _record_failure(directory, job, error)
         raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import unquote
 
 from pai_runner.errors import LocationError, nearest
 from pai_runner.secret import MASK, Secret, is_secret_name, mask_account
@@ -134,6 +133,8 @@ def _split_query(protocol: str, rest: str) -> tuple[str, tuple[tuple[str, str | 
     found = _QUERY.search(rest)
     if found is None:
         return rest, ()
+    from urllib.parse import unquote  # most locations have no query, and it loads slowly
+
     options: dict[str, str | Secret] = {}
     for pair in rest[found.end() :].split("&"):
         name, _, value = pair.partition("=")

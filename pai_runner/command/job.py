@@ -6,7 +6,6 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from urllib.parse import unquote_plus
 
 from pai_runner.command import values
 from pai_runner.command.algorithms import Algorithm, algorithm_rows, find_algorithm
@@ -136,8 +135,12 @@ def script_candidates(location: Location) -> tuple[str, ...]:
     # With two slashes only, a first folder stands where a URL has its host.
     if not location.path.startswith(("/", ".", "~")) and "/" in location.path:
         written.append("/" + location.path)
+    if any("%" in path or "+" in path for path in written):
+        from urllib.parse import unquote_plus  # loads slowly
+
+        written += map(unquote_plus, written.copy())
     # A dict keeps the order and drops what comes twice.
-    return tuple(dict.fromkeys([*written, *map(unquote_plus, written)]))
+    return tuple(dict.fromkeys(written))
 
 
 def _script(algorithm: Algorithm, given: dict[str, str]) -> Location:

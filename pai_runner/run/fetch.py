@@ -7,7 +7,6 @@ into the job's folder, where it appears complete or not at all.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pai_runner.command.job import ARCHIVES, is_archive, script_candidates
 from pai_runner.errors import ParameterError, SetupError, nearest
+from pai_runner.jobs.files import is_out_of_space
 from pai_runner.location import Location
-from pai_runner.run.archive import NO_SPACE, unpack
 from pai_runner.secret import Secret
 
 if TYPE_CHECKING:
@@ -143,6 +142,9 @@ def _is_packed(location: Location, name: str) -> bool:
 def _from_archive(archive: Path, job: Request, folder: Path) -> Code:
     shown = str(job.script)
     parts = _entry_parts(job.entry_file, shown)
+    # Archives are the exception, and what reads them loads slowly.
+    from pai_runner.run.archive import unpack
+
     unpack(archive, folder, shown)
     entry = folder.joinpath(*parts)
     if not entry.is_file():
@@ -294,7 +296,7 @@ class _Remote:
         try:
             self.fs.get_file(self.path, str(target))
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
+            if isinstance(error, OSError) and is_out_of_space(error):
                 raise SetupError(
                     f"no space in {target.parents[1]} to copy {self.location} ({error.strerror})",
                     "free some space there, or keep the records elsewhere with PAI_HOME",
@@ -305,6 +307,8 @@ class _Remote:
 @contextmanager
 def _copied(remote: _Remote, folder: Path) -> Iterator[Path]:
     """Yield a local copy of the script, beside `folder`; what is left of it is removed."""
+    import tempfile  # loads slowly, and most scripts are local
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
         copy = Path(place) / "copy"

@@ -7,6 +7,7 @@ be made, shown and thrown away.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from pai_runner.run.options import Options
 from pai_runner.run.plan import Limits, Mount, Plan, RolePlan
 from pai_runner.run.script_flags import choose_api, scan
 from pai_runner.run.secrets import SecretStore
-from pai_runner.runtimes import resolve as resolve_interpreter
 from pai_runner.secret import Secret, is_secret_name, redact
 
 
@@ -74,7 +74,7 @@ def make_plan(
     role = RolePlan(
         name="worker",
         index=0,
-        interpreter=resolve_interpreter(job.python).path,
+        interpreter=_interpreter(job, cwd),
         script=str(code.entry),
         arguments=tuple(arguments),
         working_directory=str(code.working_directory),
@@ -97,6 +97,14 @@ def make_plan(
         notices=(*job.notices, *code.notices, *choice.notices),
     )
     return Prepared(plan, store.values)
+
+
+def _interpreter(job: Job, cwd: Path) -> str:
+    if job.python is None:
+        return sys.executable
+    from pai_runner.runtimes import resolve
+
+    return resolve(job.python, cwd).path
 
 
 # ====== What the script is told ======
