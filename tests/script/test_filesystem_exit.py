@@ -93,7 +93,7 @@ def left_locally(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | 
 
 
 @pytest.mark.proof_exits
-@pytest.mark.parametrize("turn", range(5))
+@pytest.mark.parametrize("turn", range(int(os.environ.get("PAI_PROOF_COUNT", "3"))))
 def test_what_is_left_open_is_left_as_on_a_local_disk(
     turn: int,
     left_locally: dict[str, bytes | int],
