@@ -24,11 +24,14 @@ _HOMES = {
     "Options": "pai_runner.run.options",
     "parse": "pai_runner.command",
     "plan": "pai_runner.api",
-    "run": "pai_runner.api",
 }
 
 
 def __getattr__(name: str) -> object:
+    if name == "run":
+        from importlib import import_module
+
+        return import_module("pai_runner.run")  # callable: see there
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from pai_runner.command import Job, Statement, apply_settings, make_job, parse, property_setting
 from pai_runner.engines.local import Handle, submit
-from pai_runner.errors import PaiError, UsageError
+from pai_runner.errors import PaiError, SetupError, UsageError
 from pai_runner.jobs.directory import JobDirectory, create, home, new_id
 from pai_runner.jobs.files import now_text, write_atomic
+from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import Record, append_event, write
 from pai_runner.jobs.state import Kind, Reason, State
 from pai_runner.run.options import Options
@@ -27,7 +30,8 @@ def run(command: str, options: Options | None = None, say: Say = print) -> list[
     """Run the PAI commands in `command`, in order, up to the first that fails.
 
     Returns the outcome of each that was started. `say` receives what the command line would
-    print of its own. Raises PaiError when a command is wrong or cannot be started.
+    print of its own. Raises PaiError when a command is wrong or cannot be started; what ran
+    before it is on record.
     """
     return run_statements(apply_settings(parse(command)), options or Options(), say)
 
@@ -43,7 +47,7 @@ def run_statements(
     """Run parsed statements as `run` does. All are checked before the first is started."""
     outcomes: list[Outcome] = []
     for job in _jobs(statements, say):
-        handle = _submit(job, options, say, cwd or Path.cwd(), detach=False)
+        handle = _submit(job, options, say, cwd or _current_folder(), detach=False)
         outcomes.append(handle.wait())
         if outcomes[-1].exit_code != 0:
             _tell(outcomes[-1], handle.directory, say)
@@ -64,7 +68,7 @@ def submit_statements(
             f"--detach starts one PAI command, and there are {len(found)}",
             "start each by itself, or run them in order without --detach",
         )
-    return _submit(found[0], options, say, cwd or Path.cwd(), detach=True).job_id
+    return _submit(found[0], options, say, cwd or _current_folder(), detach=True).job_id
 
 
 def plans(statements: Sequence[Statement], options: Options, say: Say) -> list[Plan]:
@@ -75,7 +79,7 @@ def plans(statements: Sequence[Statement], options: Options, say: Say) -> list[P
     for job in _jobs(statements, say):
         directory = JobDirectory(home(), new_id())
         with tempfile.TemporaryDirectory(prefix="pai-explain-") as scratch:
-            prepared = make_plan(job, directory, options, Path.cwd(), Path(scratch, "code"))
+            prepared = make_plan(job, directory, options, _current_folder(), Path(scratch, "code"))
         made.append(prepared.plan)
     return made
 
@@ -115,37 +119,62 @@ def _jobs(statements: Sequence[Statement], say: Say) -> list[Job]:
 
 def _submit(job: Job, options: Options, say: Say, cwd: Path, detach: bool) -> Handle:
     directory = create()
+    name = job.job_name or job.script.name
+    _note(directory, Record(directory.id, name, State.PENDING, launcher=Identity.of(os.getpid())))
+    say(f"job {directory.id}")
     try:
         prepared = make_plan(job, directory, options, cwd, Path(directory.code))
         _write_request(directory, job, options, cwd, prepared)
     except PaiError as error:
-        # Nothing has run: what was fetched goes, the reason stays on record.
-        import shutil
-
-        shutil.rmtree(directory.code, ignore_errors=True)
-        _record_failure(directory, job, error)
+        _record_failure(directory, name, State.FAILED, Reason.SETUP_FAILED, error)
         raise
-    say(f"job {directory.id}")
+    except KeyboardInterrupt as error:
+        _record_failure(directory, name, State.CANCELLED, Reason.INTERRUPTED, error)
+        raise
     for notice in prepared.plan.notices:
         say(notice)
     return submit(prepared.plan, directory, prepared.secrets, detach)
 
 
-def _record_failure(directory: JobDirectory, job: Job, error: PaiError) -> None:
+def _record_failure(
+    directory: JobDirectory, name: str, state: State, reason: Reason, error: BaseException
+) -> None:
+    """Record that nothing has run, and why; what was fetched goes."""
+    import shutil
+
+    shutil.rmtree(directory.code, ignore_errors=True)
+    code = error.exit_code if isinstance(error, PaiError) else 128 + signal.SIGINT
+    message = redact(str(error)) or "interrupted while the job was set up"
     now = now_text()
-    record = Record(
-        directory.id,
-        job.job_name or job.script.name,
-        State.FAILED,
-        Reason.SETUP_FAILED,
-        error.exit_code,
-        Kind.RUNNER,
-        redact(str(error)),
-        created=now,
-        ended=now,
+    _note(
+        directory,
+        Record(
+            directory.id,
+            name,
+            state,
+            reason,
+            code,
+            Kind.RUNNER,
+            message,
+            created=now,
+            ended=now,
+        ),
     )
-    write(directory, record)
-    append_event(directory, record)
+
+
+def _note(directory: JobDirectory, record: Record) -> None:
+    try:
+        write(directory, record)
+        append_event(directory, record)
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def _unwritable(directory: JobDirectory, error: OSError) -> SetupError:
+    return SetupError(
+        f"the record {directory.path} cannot be written: {error.strerror}",
+        "free some space, or keep the records elsewhere with PAI_HOME",
+    )
 
 
 def _tell(outcome: Outcome, directory: JobDirectory, say: Say) -> None:
@@ -163,10 +192,13 @@ def _write_request(
 ) -> None:
     """Record what was asked, without its secrets, so that it can be asked again."""
     typed = job.statement
+    parameters = {name: redact(value) for name, value in typed.parameters.items()}
+    if prepared.words_shown is not None:
+        parameters["userDefinedParameters"] = prepared.words_shown
     shown = replace(
         typed,
-        text=redact(typed.text),
-        parameters={name: redact(value) for name, value in typed.parameters.items()},
+        text=prepared.plan.command,
+        parameters=parameters,
         options={name: redact(value) for name, value in typed.options.items()},
     )
     request = {
@@ -175,4 +207,16 @@ def _write_request(
         "options": asdict(options),
         "cwd": str(cwd),
     }
-    write_atomic(directory.request, json.dumps(request, ensure_ascii=False, indent=1).encode())
+    try:
+        write_atomic(directory.request, json.dumps(request, indent=1).encode())
+    except OSError as error:
+        raise _unwritable(directory, error) from error
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise SetupError(
+            f"the current folder cannot be used: {error.strerror}", "go to one that is there"
+        ) from error

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pai_runner.errors import LocationError, nearest
-from pai_runner.secret import MASK, Secret, is_secret_name, mask_account
+from pai_runner.secret import MASK, Secret, is_secret_name, mask_account, redact, remember
 
 _SCHEME = re.compile(r"^(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)$", re.DOTALL)
 # A query starts at a `?` that a `name=` follows, so that a key may hold a lone `?`.
@@ -46,6 +46,8 @@ _OSS_OPTIONS = {
     )
 }
 _OPTIONS = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS, "oss": _OSS_OPTIONS}
+# Here a query is the server's, and part of the address.
+_WEB = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Location:
             _refuse_almost_scheme(text)
             return cls("file", text)
         protocol = match["protocol"].lower()
+        _refuse_user(protocol, match["rest"])
+        if protocol in _WEB:
+            remember(match["rest"].partition("?")[2])  # a signature, more often than not
+        if protocol == "file" or protocol in _WEB:
+            return cls(protocol, match["rest"])
         path, options = _split_query(protocol, match["rest"])
         if protocol in _OPTIONS and not path.split("/", 1)[0]:
             raise LocationError(
@@ -98,7 +105,8 @@ class Location:
     @property
     def name(self) -> str:
         """The last part of the path, for example `train.py`."""
-        return self.path.rstrip("/").rsplit("/", 1)[-1]
+        path = self.path.partition("?")[0] if self.protocol in _WEB else self.path
+        return path.rstrip("/").rsplit("/", 1)[-1]
 
     def directory(self) -> Location:
         """Return the same location with a final `/`, so that names can be joined to it."""
@@ -109,7 +117,7 @@ class Location:
     def __str__(self) -> str:
         """Return the location as it may be shown: its secrets are masked."""
         if not self.options:
-            return self.prefix
+            return redact(self.prefix) if self.protocol in _WEB else self.prefix
         shown = "&".join(f"{name}={_shown(name, value)}" for name, value in self.options)
         return f"{self.prefix}?{shown}"
 
@@ -124,11 +132,6 @@ def parse_list(text: str) -> tuple[Location, ...]:
     return tuple(Location.parse(part.strip()) for part in text.split(",") if part.strip())
 
 
-def directories(text: str) -> tuple[Location, ...]:
-    """Return `parse_list(text)`, each as a directory."""
-    return tuple(location.directory() for location in parse_list(text))
-
-
 def _split_query(protocol: str, rest: str) -> tuple[str, tuple[tuple[str, str | Secret], ...]]:
     found = _QUERY.search(rest)
     if found is None:
@@ -139,7 +142,8 @@ def _split_query(protocol: str, rest: str) -> tuple[str, tuple[tuple[str, str | 
     for pair in rest[found.end() :].split("&"):
         name, _, value = pair.partition("=")
         name = _option_name(protocol, name)
-        options[name] = Secret(unquote(value)) if is_secret_name(name) else unquote(value)
+        secret = is_secret_name(name, in_query=True)
+        options[name] = Secret(unquote(value)) if secret else unquote(value)
     return rest[: found.start()], tuple(options.items())
 
 
@@ -156,6 +160,17 @@ def _option_name(protocol: str, name: str) -> str:
 def _did_you_mean(name: str, valid: Iterable[str]) -> str:
     close = nearest(name, valid)
     return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _refuse_user(protocol: str, rest: str) -> None:
+    """Refuse `user:password@host`: such an address is shown, logged and kept in many places."""
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and ":" in user and protocol != "file":
+        remember(user.partition(":")[2])
+        raise LocationError(
+            f"{protocol}://: a password does not belong into an address",
+            f"write {protocol}://host/…?username=…&password=… where the protocol takes them",
+        )
 
 
 def _refuse_almost_scheme(text: str) -> None:

@@ -19,24 +19,30 @@ _SHORTEST_KNOWN_VALUE = 6
 # because a text to be redacted comes from anywhere (a TensorFlow thread, a library's error).
 _known_values: set[str] = set()
 
+# A flag called `label_key` or `pad_token` is none: its value is an ordinary word.
 _SECRET_NAME = re.compile(
-    r"^id$|(^|[_.-])(key|secret|token|password|passwd|credential|credentials|signature|ak|sk"
-    r"|access_?key(_?(id|secret))?|accesskey(id|secret)?|security_?token|session_?token"
-    r"|api_?key|secret_?(access_?)?key|sas)$",
+    r"^(token|auth|authorization|credentials?)$"
+    r"|(^|[_.-])(secret|password|passwd|passphrase|pwd|signature|ak|sk|sas)$"
+    r"|(access|account|api|auth|bearer|private|refresh|secret|security|session|shared|storage)"
+    r"[_-]?(key|token)([_-]?(id|secret))?$",
     re.IGNORECASE,
 )
+# In a location's query these are, too.
+_SECRET_IN_QUERY = re.compile(r"^(id|key)$", re.IGNORECASE)
 # `name=value` where the name says that the value is secret. Bare `id` and `key` are ordinary
 # words outside a URL's query, hence the two forms.
 _QUERY_PAIR = re.compile(
     r"(?P<head>[?&\x01\x02](?:id|key|secret|token|password|[\w.-]*(?:secret|token|signature"
-    r"|access_?key(?:_?id)?|credential)[\w.-]*)=)[^&\s'\"\x02,;]+",
+    r"|access_?key(?:_?id)?|credential)[\w.-]*)=)[^&\s'\"`\x02,;]+",
     re.IGNORECASE,
 )
 _ASSIGNMENT = re.compile(
     r"(?P<head>\b[\w.-]*(?:secret|security_?token|session_?token|access_?key(?:_?id)?|password"
-    r"|passwd)[\w.-]*['\"]?\s*[=:]\s*['\"]?)(?!['\"\s])[^&\s'\",;})]+",
+    r"|passwd)[\w.-]*['\"]?\s*[=:]\s*['\"]?)(?!['\"\s])[^&\s'\"`,;})]+",
     re.IGNORECASE,
 )
+_FLAG = re.compile(r"(?P<head>(?<![\w-])--?(?P<name>[\w.-]+)(?:=|\s+))(?!-)(?P<value>[^\s'\"]+)")
+_USER = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
 _ACCOUNT = re.compile(r"(acs:ram::)[^:&\s]+(:role)")
 
 
@@ -76,8 +82,13 @@ def remember(value: str) -> None:
         _known_values.add(value)
 
 
-def is_secret_name(name: str) -> bool:
-    """Tell whether a parameter of this name holds a secret, as far as its name tells."""
+def is_secret_name(name: str, in_query: bool = False) -> bool:
+    """Tell whether a parameter of this name holds a secret, as far as its name tells.
+
+    `in_query`: it is an option of a location, where `id` and `key` are a secret's names as well.
+    """
+    if in_query and _SECRET_IN_QUERY.search(name):
+        return True
     return _SECRET_NAME.search(name) is not None
 
 
@@ -87,7 +98,13 @@ def redact(text: str) -> str:
         text = text.replace(value, MASK)
     text = _QUERY_PAIR.sub(rf"\g<head>{MASK}", text)
     text = _ASSIGNMENT.sub(rf"\g<head>{MASK}", text)
+    text = _FLAG.sub(_masked_flag, text)
+    text = _USER.sub(rf"\1{MASK}@", text)
     return mask_account(text)
+
+
+def _masked_flag(found: re.Match[str]) -> str:
+    return f"{found['head']}{MASK}" if is_secret_name(found["name"]) else found[0]
 
 
 def mask_account(text: str) -> str:

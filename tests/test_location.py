@@ -1,7 +1,7 @@
 import pytest
 
 from pai_runner.errors import LocationError
-from pai_runner.location import Location, directories, parse_list
+from pai_runner.location import Location, parse_list
 from pai_runner.secret import Secret
 
 
@@ -17,6 +17,8 @@ from pai_runner.secret import Secret
         ("S3://b/Dir", "s3", "s3://b/Dir"),
         ("s3://b/odd?name/100%/#1/中文", "s3", "s3://b/odd?name/100%/#1/中文"),
         ("memory://a/b", "memory", "memory://a/b"),
+        ("file:///data/odd?x=1", "file", "/data/odd?x=1"),
+        ("https://h/train.py?version=3", "https", "https://h/train.py?version=3"),
         ("oss://b.oss-cn-x.aliyuncs.com/d/", "oss", "oss://b.oss-cn-x.aliyuncs.com/d/"),
     ],
 )
@@ -64,7 +66,6 @@ def test_a_location_becomes_a_directory_once() -> None:
 
 def test_a_list_is_split_at_commas() -> None:
     assert [str(part) for part in parse_list("s3://a/, ./b ,")] == ["s3://a/", "./b"]
-    assert [part.prefix for part in directories("s3://a,./b")] == ["s3://a/", "./b/"]
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,7 @@ def test_a_list_is_split_at_commas() -> None:
         ("oss//b/d", "write oss://b/d"),
         ("oss:/b/d", "write oss://b/d"),
         ("s3://b/?regoin=x", "did you mean `region`"),
+        ("ftp://user:hiddenpassword@h/d/", "password"),
     ],
 )
 def test_what_is_not_a_location_is_refused(text: str, says: str) -> None:

@@ -40,6 +40,8 @@ def test_a_known_value_is_masked_wherever_it_stands() -> None:
         ('sqlflow_access_key_secret="SKSKSK"', ["SKSKSK"]),
         ("{'aws_secret_access_key': 'SKSKSK', 'x': 1}", ["SKSKSK"]),
         ("acs:ram::1234567890:role/odps", ["1234567890"]),
+        ("--token=TOKTOK --rate=1 --pwd PWDPWD", ["TOKTOK", "PWDPWD"]),
+        ("postgres://user:PWDPWD@host/db", ["PWDPWD"]),
     ],
 )
 def test_a_value_under_a_secret_name_is_masked(text: str, hidden: list[str]) -> None:
@@ -57,6 +59,8 @@ def test_a_value_under_a_secret_name_is_masked(text: str, hidden: list[str]) -> 
         "tokens per second: 512",
         "signature: serving_default",
         "Key 7 is missing",
+        "--label_key=name --pad_token unk --max_tokens=5",
+        "http://host:8080/user@example",
     ],
 )
 def test_ordinary_words_stay(text: str) -> None:
@@ -65,7 +69,15 @@ def test_ordinary_words_stay(text: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["id", "key", "access_key_id", "oss_ak", "accessKeySecret", "security_token", "db_password"],
+    [
+        "token",
+        "api_key",
+        "access_key_id",
+        "oss_ak",
+        "accessKeySecret",
+        "security_token",
+        "db_password",
+    ],
 )
 def test_secret_names(name: str) -> None:
     assert is_secret_name(name)
@@ -76,6 +88,14 @@ def test_secret_names(name: str) -> None:
 )
 def test_ordinary_names(name: str) -> None:
     assert not is_secret_name(name)
+    assert not is_secret_name(name, in_query=True)
+
+
+def test_a_location_names_its_keys_more_shortly() -> None:
+    assert is_secret_name("id", in_query=True)
+    assert is_secret_name("key", in_query=True)
+    assert not is_secret_name("id")
+    assert not is_secret_name("key")
 
 
 def test_references_are_resolved() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from pai_runner.cli.output import say
+from pai_runner.cli.output import print_json, say
 from pai_runner.jobs.cancel import request_cancel
 from pai_runner.jobs.directory import find
 
@@ -15,10 +15,13 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("pai cancel", description=__doc__)
     parser.add_argument("id", metavar="ID")
     parser.add_argument("--force", action="store_true", help="do not wait for the script to end")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON")
     options = parser.parse_args(arguments)
     directory = find(options.id)
     record = request_cancel(directory, options.force)
-    if record.state.final:
+    if options.json:
+        print_json(record.to_json())
+    elif record.state.final:
         say(f"job {directory.id} had ended already: {record.state.value}")
     else:
         say(f"job {directory.id} was asked to end; `pai status {directory.id}` shows when it has")

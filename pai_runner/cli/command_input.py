@@ -33,7 +33,7 @@ def split_arguments(
     """
     previous = ""
     for word in arguments:
-        if word[:2] in ("-e", "-f") and len(word) > 2 and previous not in ("-e", "-f", "-D"):
+        if word[:2] in ("-e", "-f", "-h") and len(word) > 2 and previous not in ("-e", "-f", "-D"):
             raise UsageError(
                 f"there is no option `{word}`",
                 f"a parameter is written -D{word[1:]}; a text after -e, a file after -f",

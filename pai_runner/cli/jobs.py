@@ -24,6 +24,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    if options.n < 1:
+        parser.error("-n takes a number of jobs, from 1 on")
     states = None if options.state is None else [State(name) for name in options.state]
     records = list_records(None if options.all else options.n, states)
     if options.json:

@@ -26,6 +26,7 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `pai` with `arguments` (default: the process's) and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_standard_streams()
     try:
         return _dispatch(words)
     except PaiError as error:
@@ -39,6 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + 13
     except KeyboardInterrupt:
         return 128 + 2
+
+
+def _open_standard_streams() -> None:
+    """Give what was closed (`>&-`) to /dev/null, before a file or pipe of ours takes its number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _dispatch(words: list[str]) -> int:

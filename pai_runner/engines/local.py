@@ -26,6 +26,7 @@ from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import Record, append_event, load, write
 from pai_runner.jobs.state import Kind, Reason, State
 from pai_runner.run import processes
+from pai_runner.run.environment import FOR_THE_SCRIPT
 from pai_runner.run.logs import Follower
 from pai_runner.run.outcome import Outcome
 from pai_runner.run.plan import Plan
@@ -341,7 +342,7 @@ def _start(argv: list[str], directory: JobDirectory) -> int:
     return os.posix_spawn(
         argv[0],
         argv,
-        {**os.environ, MARKER: directory.path},
+        {**_inherited(), MARKER: directory.path},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, directory.supervisor_log, log_flags, 0o600),
@@ -359,3 +360,9 @@ def _pipe() -> tuple[int, int]:
         ends.append(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3))
         os.close(end)
     return ends[0], ends[1]
+
+
+def _inherited() -> dict[str, str]:
+    """Return this process's environment without what an outer job told its own script."""
+    told = {variable.name for variable in FOR_THE_SCRIPT if variable.name.startswith("PAI_")}
+    return {name: value for name, value in os.environ.items() if name not in told}

@@ -6,7 +6,8 @@ import errno
 import os
 import time
 
-_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# A full disk, a full quota, and a limit on a file's size.
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def now_text() -> str:

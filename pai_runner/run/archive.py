@@ -8,7 +8,6 @@ CVE-2025-4517), and without links there is nothing to bypass.
 
 from __future__ import annotations
 
-import errno
 import gzip
 import os
 import shutil
@@ -25,6 +24,7 @@ from typing import IO, BinaryIO, cast
 
 from pai_runner.command.job import ARCHIVES
 from pai_runner.errors import SetupError
+from pai_runner.jobs.files import is_out_of_space
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,6 @@ class ArchiveLimits:
 _CHUNK = 256 << 10
 # tarfile reads a header's extension into memory at once; a path needs no more than this.
 _MAX_HEADER = 1 << 20
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the standard library's readers raise on damaged input, beside OSError without a number.
 _DAMAGE = (
     tarfile.TarError,
@@ -90,7 +89,7 @@ def _clear_errors(shown: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in NO_SPACE:
+        if is_out_of_space(error):
             raise SetupError(
                 f"no space in {folder.parent} to unpack {shown} ({error.strerror})",
                 "free some space there, or keep the records elsewhere with PAI_HOME",

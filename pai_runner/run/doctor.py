@@ -111,7 +111,7 @@ def _location(location: Location, cwd: Path) -> Check:
     name = str(location)
     try:
         if location.is_local:
-            return _local_location(name, cwd / location.path)
+            return _local_location(name, cwd / Path(location.path).expanduser())
         return _remote_location(name, location.directory())
     except PaiError as error:
         return Check(name, False, str(error), error.hint or "")
@@ -120,30 +120,41 @@ def _location(location: Location, cwd: Path) -> Check:
 def _local_location(name: str, folder: Path) -> Check:
     if not folder.exists():
         parent = next(parent for parent in folder.resolve().parents if parent.exists())
-        writable = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
-        state = (
-            "does not exist yet; it can be made" if writable else f"nothing can be made in {parent}"
-        )
-        return Check(name, writable, state, "name another folder, or mend its permissions")
+        problem = _write_problem(parent)
+        state = f"nothing can be made in {parent}: {problem}" if problem else "it can be made"
+        hint = "name another folder, or mend its permissions"
+        return Check(name, problem is None, f"does not exist yet; {state}", hint)
     if not folder.is_dir():
         return Check(name, folder.is_file(), "a file" if folder.is_file() else "not a folder")
+    problem = _write_problem(folder)
+    if problem:
+        return Check(name, False, f"not writable: {problem}", "mend its permissions")
+    return Check(name, True, "can be read and written")
+
+
+def _write_problem(folder: Path) -> str | None:
+    """Return why nothing can be written in `folder`, or None. Trying is the only sure way."""
     try:
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return None
     except OSError as error:
-        return Check(name, False, f"not writable: {error.strerror}", "mend its permissions")
-    return Check(name, True, "can be read and written")
+        return error.strerror or str(error)
 
 
 def _remote_location(name: str, location: Location) -> Check:
     """List the location, then write, read and delete a small object in it."""
-    from pai_runner.storage.filesystems import check_directory, describe_error, filesystem
+    from pai_runner.storage.filesystems import (
+        check_directory,
+        describe_error,
+        filesystem,
+        options_at,
+    )
 
     options = {
         key: value.reveal() if isinstance(value, Secret) else value
         for key, value in location.options
     }
-    remote = filesystem(location.protocol, options)
+    remote = filesystem(location.protocol, options_at(location.prefix, options))
     check_directory(remote, location.prefix)
     probe = f"{location.prefix}.pai-doctor-{uuid.uuid4().hex}"
     try:

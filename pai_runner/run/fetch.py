@@ -319,14 +319,14 @@ def _copied(remote: _Remote, folder: Path) -> Iterator[Path]:
 
 
 def _find_remote(location: Location, what: str) -> _Remote:
-    from pai_runner.storage.filesystems import filesystem
+    from pai_runner.storage.filesystems import filesystem, options_at
 
     options = {
         name: value.reveal() if isinstance(value, Secret) else value
         for name, value in location.options
     }
     try:
-        fs = filesystem(location.protocol, options)
+        fs = filesystem(location.protocol, options_at(location.prefix, options))
     except SetupError as error:
         raise SetupError(f"{_named(location, what)}: {error.message}", error.hint) from error
     path = str(fs._strip_protocol(location.prefix))

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from pai_runner.jobs.directory import JobDirectory
 from pai_runner.jobs.record import Record, read
+from pai_runner.jobs.state import State
 
 _READ_SIZE = 1 << 18
 # One turn copies at most this much of a log, so that signals are seen in between.
@@ -123,9 +124,9 @@ class Follower:
         return sorted({stream.output for stream in self._streams if stream.blocked})
 
     @property
-    def gone(self) -> bool:
-        """Whether no output is read any more."""
-        return all(stream.gone for stream in self._streams)
+    def lost_reader(self) -> bool:
+        """Whether an output is not read any more."""
+        return any(stream.gone for stream in self._streams)
 
     def close(self) -> None:
         """Close the logs."""
@@ -138,8 +139,9 @@ def follow(
 ) -> Record:
     """Copy a job's logs from their beginning; return its record.
 
-    Goes on until the job's state is final and all is copied, or until nobody reads the output.
-    With `to_end` false only what is there now is copied. An output that is None is left out.
+    Goes on until the job's state is final and all is copied, or until somebody stops reading
+    one of the outputs. With `to_end` false only what is there now is copied. An output that is
+    None is left out. A record that cannot be read tells no end, and is not waited for.
     """
     streams: dict[str, Follower] = {}
     record, read_at = read(directory), time.monotonic()
@@ -149,10 +151,10 @@ def follow(
                 pairs = ((role.stdout, stdout), (role.stderr, stderr))
                 streams[role.path] = Follower((path, fd) for path, fd in pairs if fd is not None)
         # In this order: what the job printed before it became final is copied after.
-        over = record.state.final or not to_end
+        over = record.state.final or record.state is State.UNKNOWN or not to_end
         moved = any([follower.pump() for follower in streams.values()])  # noqa: C419
         blocked = sorted({fd for follower in streams.values() for fd in follower.blocked})
-        if streams and all(follower.gone for follower in streams.values()):
+        if any(follower.lost_reader for follower in streams.values()):
             break
         if over and not moved and not blocked:
             break

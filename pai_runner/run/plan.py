@@ -35,7 +35,7 @@ class RolePlan:
 
     `arguments` become `sys.argv[1:]`; they are handed over inside the process, never in argv,
     so they may hold references. `environment` holds additions to the inherited environment.
-    `devices` are GPU UUIDs, empty for the CPU. `sys_path` goes before `sys.path[0]`'s rest.
+    `devices` are GPU UUIDs, empty for the CPU.
     """
 
     name: str

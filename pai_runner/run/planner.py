@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pai_runner.command import Job
+from pai_runner.command import Job, render
 from pai_runner.command.words import parse_hyper_parameters
 from pai_runner.errors import SetupError
 from pai_runner.jobs.directory import JobDirectory
@@ -29,10 +29,14 @@ from pai_runner.secret import Secret, is_secret_name, redact
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan, and beside it `secrets`, the values of its references."""
+    """A plan, and beside it `secrets`, the values of its references.
+
+    `words_shown` is userDefinedParameters with references, None where nothing in it is secret.
+    """
 
     plan: Plan
     secrets: Mapping[str, str]
+    words_shown: str | None
 
 
 def make_plan(
@@ -48,55 +52,77 @@ def make_plan(
     fetched = fetch(job, code_folder, cwd)
     flags = scan(fetched.entry, fetched.source_roots)
     code = fetched.moved(code_folder, Path(directory.code))
-    hyper_parameters = _hyper_parameters(job, cwd)
     api = choose_api(flags, forced=job.tf_api, algorithm_api=job.algorithm_api)
     choice = choose(Demand.of(options.devices, job.gpu_required), *list_gpus())
     values = _platform_values(job, cwd)
-    arguments = compose(
-        flags,
-        {name: store.hide(name, value) for name, value in values.items()},
-        [(name, store.hide(name, value)) for name, value in hyper_parameters],
-        store.hide_words(job.user_defined_parameters),
-    )
+    hyper_parameters = _hyper_parameters(job, cwd)
+    words = store.hide_words(job.user_defined_parameters)
+    words_shown = None if tuple(words) == job.user_defined_parameters else " ".join(words)
+    mounts = _mounts(job, store)
     job_name = job.job_name or code.entry.stem
-    environment = {
-        "PAI_JOB_ID": directory.id,
-        "PAI_JOB_NAME": job_name,
-        "PAI_JOB_DIR": directory.path,
-        "PAI_ROLE": "worker",
-        "PAI_TASK_INDEX": "0",
-        "PAI_ALGORITHM": job.algorithm,
-        "PAI_TF_API": api.api,
-        **_environment_of(values),
-        **_environment_of_hyper_parameters(hyper_parameters),
-        **choice.environment,
-    }
     role = RolePlan(
         name="worker",
         index=0,
         interpreter=_interpreter(job, cwd),
         script=str(code.entry),
-        arguments=tuple(arguments),
+        arguments=compose(
+            flags,
+            {name: store.hide(name, value) for name, value in values.items()},
+            [(name, store.hide(name, value)) for name, value in hyper_parameters],
+            words,
+        ),
         working_directory=str(code.working_directory),
-        environment=environment,
+        environment={
+            **_environment_of_job(job, directory, job_name, api.api),
+            **{_VARIABLES[name]: value for name, value in values.items()},
+            **_environment_of_hyper_parameters(hyper_parameters),
+            **choice.environment,
+        },
         devices=choice.devices,
     )
     plan = Plan(
         job_id=directory.id,
         job_name=job_name,
         algorithm=job.algorithm,
-        command=redact(job.statement.text),
+        command=_shown_command(job, words_shown),
         code=str(code.root),
         tf_api=api.api,
         tf_api_reason=api.reason,
         roles=(role,),
-        mounts=_mounts(job, store),
+        mounts=mounts,
         limits=_limits(job, options),
-        source_roots=tuple(str(root) for root in code.source_roots),
+        source_roots=tuple(map(str, code.source_roots)),
         folders=_output_folders(job, cwd),
         notices=(*job.notices, *code.notices, *choice.notices),
     )
-    return Prepared(plan, store.values)
+    return Prepared(plan, store.values, words_shown)
+
+
+def _shown_command(job: Job, words_shown: str | None) -> str:
+    """Return the command's text without its secrets, all of which are known by now.
+
+    Inside quotes a secret may be written with escapes, and then only a rendering is sure.
+    """
+    statement = job.statement
+    if words_shown is None:
+        return redact(statement.text)
+    parameters = {**statement.parameters, "userDefinedParameters": words_shown}
+    shown = {name: redact(value) for name, value in parameters.items()}
+    return render(job.algorithm, statement.project, shown, statement.options)
+
+
+def _environment_of_job(
+    job: Job, directory: JobDirectory, job_name: str, tf_api: str
+) -> dict[str, str]:
+    return {
+        "PAI_JOB_ID": directory.id,
+        "PAI_JOB_NAME": job_name,
+        "PAI_JOB_DIR": directory.path,
+        "PAI_ROLE": "worker",
+        "PAI_TASK_INDEX": "0",
+        "PAI_ALGORITHM": job.algorithm,
+        "PAI_TF_API": tf_api,
+    }
 
 
 def _interpreter(job: Job, cwd: Path) -> str:
@@ -159,10 +185,6 @@ def _hyper_parameters(job: Job, cwd: Path) -> list[tuple[str, str]]:
         return []
     text = read_text(job.hyper_parameters, cwd, "hyperParameters")
     return parse_hyper_parameters(text, str(job.hyper_parameters))
-
-
-def _environment_of(values: Mapping[str, str]) -> dict[str, str]:
-    return {_VARIABLES[name]: value for name, value in values.items()}
 
 
 def _environment_of_hyper_parameters(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -75,10 +75,6 @@ class Ward:
             self.end.left = tuple(report["left"])
             self.done = True
 
-    @property
-    def started_or_failed(self) -> bool:
-        return self.process is not None or self.end.failed or self.guard_status is not None
-
     def to_record(self) -> RoleProcess:
         """Return the role as the record shows it."""
         return RoleProcess(self.label, self.guard, self.process, self.end.exit_code)

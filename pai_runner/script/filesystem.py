@@ -37,6 +37,7 @@ import gc
 import os
 import re
 import sys
+import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,8 +58,11 @@ _DEFAULT_UPLOAD_SECONDS = 30.0
 # What TensorFlow takes as a protocol (FileSystem::ParseURI).
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9.]*")
 
-# How long the end of the process waits for calls under way on TensorFlow's threads.
-_CLOSE_SECONDS = 10.0
+# How long the end of the process waits for calls under way on TensorFlow's threads, before and
+# after it cancels them. A thread that is in Python when Python goes would never come back, and
+# TensorFlow would wait for it for ever.
+_CLOSE_SECONDS = 5.0
+_CANCEL_SECONDS = 30.0
 
 
 def _nothing(*_: object) -> None:
@@ -107,6 +111,9 @@ class _Bridge:
         self._plugin = Plugin(self._library, self._layer, _set_status_address())
         self._protocols: set[str] = set()
         os.register_at_fork(after_in_child=self._after_fork)
+        # Exit handlers run last in, first out, and the first finalizer of a process brings one
+        # for all. Those of s3fs close its connections: ours must come before.
+        weakref.finalize(self, _nothing).atexit = False
         atexit.register(self._close)
 
     def add(self, mounts: list[Mount]) -> None:
@@ -135,7 +142,9 @@ class _Bridge:
         if self._layer.writers.are_open:
             _finish_writers()
         failures = self.drain()
-        self._library.close(_CLOSE_SECONDS)
+        if not self._library.close(_CLOSE_SECONDS):
+            self._stores.close()
+            self._library.close(_CANCEL_SECONDS)
         failures += self.drain()
         self._layer.writers.give_up()
         if failures:

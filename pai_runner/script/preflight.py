@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pai_runner.script.filesystem import compiled_part
 from pai_runner.script.handover import Mount
-from pai_runner.storage.filesystems import check_directory, filesystem
+from pai_runner.storage.filesystems import check_directory, filesystem, options_at
 
 # More would only queue at the same server.
 _AT_ONCE = 8
@@ -25,4 +25,5 @@ def check_mounts(mounts: Sequence[Mount]) -> None:
 
 
 def _check(mount: Mount) -> None:
-    check_directory(filesystem(mount.protocol, mount.options), mount.prefix)
+    options = options_at(mount.prefix, mount.options)
+    check_directory(filesystem(mount.protocol, options), mount.prefix)

@@ -89,15 +89,13 @@ class LocalReader:
         self._descriptor = descriptor
 
     def read_into(self, address: int, offset: int, count: int) -> int:
-        if count == 0:
-            return 0
         done = 0
-        with _view(address, count, _WRITABLE) as target:
-            while done < count:
-                got = os.preadv(self._descriptor, [target[done:]], offset + done)
-                if got == 0:
-                    break
-                done += got
+        while done < count:
+            data = os.pread(self._descriptor, count - done, offset + done)
+            if not data:
+                break
+            ctypes.memmove(address + done, data, len(data))
+            done += len(data)
         return done
 
     def after_fork(self) -> None:

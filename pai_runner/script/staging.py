@@ -7,6 +7,7 @@ see it, as it would on a local disk.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -52,9 +53,7 @@ class Staged:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # The process number tells whose a file is that a killed process left behind.
-        descriptor, self.local = tempfile.mkstemp(prefix=f"pai-{os.getpid()}-")
-        os.close(descriptor)
+        self.local = _new_file()
         self.writers = 0
         self.is_failed = False
         self.is_lost = False
@@ -103,6 +102,17 @@ class Staged:
         self._uploaded = size
         self._upload_seconds = time.monotonic() - self._last_upload
         self._last_upload = time.monotonic()
+
+
+def _new_file() -> str:
+    try:
+        # The process number tells whose a file is that a killed process left behind.
+        descriptor, path = tempfile.mkstemp(prefix=f"pai-{os.getpid()}-")
+    except FileNotFoundError:
+        folder = tempfile.gettempdir()
+        raise OSError(errno.EIO, f"the folder for temporary files is gone: {folder}") from None
+    os.close(descriptor)
+    return path
 
 
 class Staging:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pai_runner.storage.filesystems import filesystem
+from pai_runner.storage.filesystems import cancel_requests, filesystem, options_at
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -106,6 +106,11 @@ class Store:
         self._fs: Any = None
         self._making = threading.RLock()
         self._turn: AbstractContextManager[Any] = nullcontext()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Fail calls that are under way, and later ones."""
+        self._is_closed = True
 
     def after_fork(self) -> None:
         self._making = threading.RLock()
@@ -168,8 +173,8 @@ class Store:
                 # s3fs: an answer to a range that starts at the end or behind it.
                 if isinstance(error, OSError) and error.errno == errno.EINVAL:
                     return b""
-                late = time.monotonic() - began > _READ_AGAIN_SECONDS
-                if late or attempt == _READ_ATTEMPTS:
+                is_late = time.monotonic() - began > _READ_AGAIN_SECONDS
+                if is_late or self._is_closed or attempt == _READ_ATTEMPTS:
                     raise
                 time.sleep(0.2 * attempt)
         raise AssertionError("unreachable")
@@ -218,7 +223,10 @@ class Store:
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         fs = self.fs
         with self._turn:
-            return getattr(fs, method)(*arguments, **options)
+            answer = getattr(fs, method)(*arguments, **options)
+        if self._is_closed:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the process is ending")
+        return answer
 
 
 def _below(name: str, key: str) -> str:
@@ -257,7 +265,7 @@ class Stores:
             self.add(mount)
 
     def add(self, mount: Mount) -> None:
-        store = self._store(mount.protocol, mount.options)
+        store = self._store(mount.protocol, options_at(mount.prefix, mount.options))
         self._mounts.append((clean(mount.prefix), store))
         self._mounts.sort(key=lambda pair: len(pair[0]), reverse=True)
 
@@ -270,7 +278,13 @@ class Stores:
         for prefix, store in self._mounts:
             if prefix == bucket or is_below(prefix, bucket):
                 return store
-        return self._store(path.partition("://")[0], {})
+        return self._store(path.partition("://")[0], options_at(path, {}))
+
+    def close(self) -> None:
+        """Fail what is under way, so that the threads that wait for it can end."""
+        for store in list(self._stores.values()):
+            store.close()
+        cancel_requests()
 
     def after_fork(self) -> None:
         self._lock = threading.RLock()

@@ -7,6 +7,7 @@ process that made it; after a fork make another (s3fs: "This class is not fork-s
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import sys
 from collections.abc import Callable, Mapping
@@ -35,9 +36,22 @@ def filesystem(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
     request is made. Raises SetupError.
     """
     for name, value in options.items():
-        if is_secret_name(name):
+        if is_secret_name(name, in_query=True):
             remember(value)
     return _MAKERS.get(protocol, _any)(protocol, options)
+
+
+def options_at(location: str, options: Mapping[str, str]) -> dict[str, Any]:
+    """Return `options` with what the location itself says of its filesystem.
+
+    Protocols such as ftp, sftp and hdfs have their host or account in the address. Raises
+    SetupError.
+    """
+    protocol = location.partition("://")[0]
+    if protocol in _MAKERS:
+        return dict(options)
+    said = _class_of(protocol)._get_kwargs_from_urls(location)
+    return {**{name: value for name, value in said.items() if value is not None}, **options}
 
 
 def check_directory(fs: AbstractFileSystem, location: str) -> None:
@@ -63,10 +77,25 @@ def prepare_for_exit() -> None:
     Python stops its thread pools before the exit handlers run, and asyncio resolves host names
     in one. From here on they are resolved in the loop's own thread.
     """
-    asyn = sys.modules.get("fsspec.asyn")
-    loop = asyn.loop[0] if asyn is not None else None
+    loop = _loop()
     if loop is not None:
         loop.call_soon_threadsafe(loop.set_default_executor, _InPlace())
+
+
+def cancel_requests() -> None:
+    """Cancel what asynchronous filesystems are doing; those who wait for it go on at once.
+
+    They cannot tell it from success: fsspec's `sync` then returns None.
+    """
+    loop = _loop()
+    if loop is not None:
+        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop in which fsspec's asynchronous filesystems live, if there is one."""
+    asyn = sys.modules.get("fsspec.asyn")
+    return asyn.loop[0] if asyn is not None else None
 
 
 class _InPlace(ThreadPoolExecutor):
@@ -179,10 +208,25 @@ def _oss(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
 
 
 def _any(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
+    maker = _class_of(protocol)
+    try:
+        return cast(
+            "AbstractFileSystem",
+            maker(**options, use_listings_cache=False, skip_instance_cache=True),
+        )
+    except (TypeError, ValueError, ImportError, OSError) as error:
+        names = ", ".join(sorted(options)) or "none"
+        raise SetupError(
+            f"{protocol}:// cannot be opened: {describe_error(error)}",
+            f"options given: {names}; see the filesystem {maker.__name__} for what it takes",
+        ) from error
+
+
+def _class_of(protocol: str) -> Any:
     import fsspec
 
     try:
-        maker = fsspec.get_filesystem_class(protocol)
+        return fsspec.get_filesystem_class(protocol)
     except ValueError as error:
         known = sorted({*fsspec.available_protocols(), *_MAKERS})
         close = nearest(protocol, known)
@@ -193,17 +237,6 @@ def _any(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
         ) from error
     except ImportError as error:
         raise SetupError(f"{protocol}:// needs a package that is missing", str(error)) from error
-    try:
-        return cast(
-            "AbstractFileSystem",
-            maker(**options, use_listings_cache=False, skip_instance_cache=True),
-        )
-    except (TypeError, ValueError) as error:
-        names = ", ".join(sorted(options)) or "none"
-        raise SetupError(
-            f"{protocol}:// cannot be opened: {describe_error(error)}",
-            f"options given: {names}; see the filesystem {maker.__name__} for what it takes",
-        ) from error
 
 
 _MAKERS: Mapping[str, _Maker] = {"s3": _s3, "s3a": _s3, "oss": _oss}

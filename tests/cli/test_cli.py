@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,109 @@ def test_the_public_names_are_these() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == "['Options', '__version__', 'parse', 'plan', 'run']"
+
+
+# ====== In an unkind world ======
+
+
+def test_closed_standard_streams_do_no_harm(pai: Pai, script: Path) -> None:
+    words = " ".join(pai.command("-name", "tensorflow", f"-Dscript={script}"))
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        ran = subprocess.run(
+            ["sh", "-c", f"{words} {closed}"], env=pai.environment, cwd=pai.folder, timeout=60
+        )
+        assert ran.returncode == 0, closed
+    states = {job["state"] for job in json.loads(pai("jobs", "--json").stdout)}
+    assert states == {"SUCCEEDED"}
+    listed = " ".join(pai.command("jobs"))
+    assert subprocess.run(["sh", "-c", f"{listed} >&-"], env=pai.environment).returncode == 0
+
+
+def test_what_an_outer_job_told_its_script_is_not_told_again(pai: Pai, tmp_path: Path) -> None:
+    path = tmp_path / "environment.py"
+    path.write_text(
+        "import os\nprint(os.environ.get('PAI_BUCKETS'), os.environ['PAI_HOME'])\n",
+        encoding="utf-8",
+    )
+    ran = pai("-name", "tensorflow", f"-Dscript={path}", PAI_BUCKETS="s3://stale/")
+    assert ran.stdout == f"None {pai.home}\n"
+
+
+def test_a_reader_that_goes_away_ends_the_following(pai: Pai, tmp_path: Path) -> None:
+    path = tmp_path / "talks.py"
+    path.write_text(
+        "import time\nwhile True:\n    print('line', flush=True)\n    time.sleep(0.05)\n",
+        encoding="utf-8",
+    )
+    job = pai("--detach", "-name", "tensorflow", f"-Dscript={path}").stdout.strip()
+    follower = pai.start("logs", "-f", job)
+    assert follower.stdout is not None
+    assert follower.stderr is not None
+    assert follower.stdout.readline() == "line\n"
+    follower.stdout.close()
+    assert follower.wait(timeout=30) == 0
+    follower.stderr.close()
+    assert pai("cancel", job, "--force").returncode == 0
+
+
+def test_an_interrupt_before_the_script_is_on_record(pai: Pai, tmp_path: Path) -> None:
+    fifo = tmp_path / "hyper.txt"
+    os.mkfifo(fifo)
+    path = tmp_path / "never.py"
+    path.write_text("print('ran')\n", encoding="utf-8")
+    process = pai.start("-name", "tensorflow", f"-Dscript={path}", f"-DhyperParameters={fifo}")
+    # Once this end is open, `pai` has opened the other and waits for what never comes.
+    with fifo.open("w"):
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, ""), stderr
+    (job,) = json.loads(pai("jobs", "--json").stdout)
+    assert (job["state"], job["exit_code"]) == ("CANCELLED", 130)
+
+
+def test_a_launcher_killed_before_the_script_is_lost(pai: Pai, tmp_path: Path) -> None:
+    fifo = tmp_path / "hyper.txt"
+    os.mkfifo(fifo)
+    path = tmp_path / "never.py"
+    path.write_text("print('ran')\n", encoding="utf-8")
+    process = pai.start("-name", "tensorflow", f"-Dscript={path}", f"-DhyperParameters={fifo}")
+    with fifo.open("w"):
+        process.kill()
+        process.communicate(timeout=60)
+    (job,) = json.loads(pai("jobs", "--json").stdout)
+    assert (job["state"], job["reason"]) == ("LOST", "launcher gone")
+
+
+def test_bytes_that_are_no_text_reach_the_script(pai: Pai, tmp_path: Path) -> None:
+    path = tmp_path / "raw.py"
+    path.write_text("import os, sys\nprint(os.fsencode(sys.argv[1]))\n", encoding="utf-8")
+    ran = pai("-name", "tensorflow", f"-Dscript={path}", "-DuserDefinedParameters=--x=\udcff\udcfe")
+    assert ran.stdout == "b'--x=\\xff\\xfe'\n", ran.stderr
+    (job,) = json.loads(pai("jobs", "--json").stdout)
+    assert pai("rerun", job["id"]).stdout == ran.stdout
+
+
+def test_an_escaped_secret_leaves_no_tail(pai: Pai, tmp_path: Path) -> None:
+    path = tmp_path / "argv.py"
+    path.write_text("import sys\nprint(sys.argv[1:])\n", encoding="utf-8")
+    ran = pai(
+        "-name",
+        "tensorflow",
+        f"-Dscript={path}",
+        "-DuserDefinedParameters=--password=my\\ HiddenTail --label_key=label",
+    )
+    assert ran.stdout == "['--password=my HiddenTail', '--label_key=label']\n"
+    for file in pai.home.rglob("*"):
+        if file.is_file() and file.name != "stdout":
+            assert b"HiddenTail" not in file.read_bytes(), file
+
+
+def test_the_verbs_on_a_job_speak_json(pai: Pai, script: Path) -> None:
+    assert pai("-name", "tensorflow", f"-Dscript={script}").returncode == 0
+    (job,) = json.loads(pai("jobs", "--json").stdout)
+    logs = json.loads(pai("logs", job["id"], "--json").stdout)
+    assert logs["roles"]["worker-0"]["stdout"] == "argv []\n"
+    assert json.loads(pai("cancel", job["id"], "--json").stdout)["state"] == "SUCCEEDED"
+    again = pai("rerun", job["id"], "--json").stdout.splitlines()
+    assert again[0] == "argv []"
+    assert json.loads(again[-1])["exit_code"] == 0

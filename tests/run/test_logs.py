@@ -68,7 +68,7 @@ def test_a_pipe_that_nobody_reads_is_given_up(tmp_path: Path) -> None:
     os.close(reader)
     follower = Follower([(str(tmp_path / "log"), writer)])
     assert not follower.pump()
-    assert follower.gone
+    assert follower.lost_reader
     assert follower.blocked == []
     follower.close()
     os.close(writer)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_server import fault_server
 from file_systems import UNREACHABLE
 from moto_server import S3Server
-from support import ROOT
+from support import ROOT, wait_until
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
@@ -34,9 +35,9 @@ def options(s3_server: S3Server) -> dict[str, str]:
     return {**s3_server.options, "endpoint_url": f"http://localhost:{s3_server.port}"}
 
 
-def run(
+def start(
     program: Path, folder: str, options: Mapping[str, str], **settings: str
-) -> subprocess.CompletedProcess[str]:
+) -> subprocess.Popen[str]:
     paths = [ROOT, ROOT / "tests", ROOT / "tests" / "servers"]
     environment = {
         **os.environ,
@@ -45,19 +46,35 @@ def run(
         "CUDA_VISIBLE_DEVICES": "",
         **settings,
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, str(program), folder, json.dumps(options)],
         env=environment,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
     )
 
 
-def run_text(
-    tmp_path: Path, text: str, folder: str, options: Mapping[str, str], **settings: str
+def run(
+    program: Path, folder: str, options: Mapping[str, str], **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program that finds `tf`, `folder` and the registered file system."""
+    return finished(start(program, folder, options, **settings))
+
+
+def finished(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Return how a process ended; one that does not is killed, and fails the test."""
+    try:
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def start_text(
+    tmp_path: Path, text: str, folder: str, options: Mapping[str, str], **settings: str
+) -> subprocess.Popen[str]:
+    """Start a program that finds `tf`, `folder` and the registered file system."""
     head = """
         import json, sys, threading
         import tensorflow as tf
@@ -68,7 +85,13 @@ def run_text(
     """
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(head) + textwrap.dedent(text), encoding="utf-8")
-    return run(program, folder, options, **settings)
+    return start(program, folder, options, **settings)
+
+
+def run_text(
+    tmp_path: Path, text: str, folder: str, options: Mapping[str, str], **settings: str
+) -> subprocess.CompletedProcess[str]:
+    return finished(start_text(tmp_path, text, folder, options, **settings))
 
 
 def summed_up(names: list[str], read: Callable[[str], bytes]) -> dict[str, bytes | int]:
@@ -170,6 +193,28 @@ def test_a_server_that_is_gone_at_the_end_does_not_hold_it_up(tmp_path: Path) ->
     assert all(f"s3://unreachable/{n}: not uploaded" in line for n, line in enumerate(lines))
     assert not any(secret in result.stderr for secret in (UNREACHABLE["key"], "no-secret"))
     assert not list(tmp_path.glob("pai-*"))
+
+
+def test_reads_under_way_from_a_server_that_hangs_do_not_hold_it_up(tmp_path: Path) -> None:
+    program = """
+        names = tf.data.Dataset.from_tensor_slices([folder + "data"] * 8)
+        iterator = iter(names.map(tf.io.read_file, num_parallel_calls=4).prefetch(4))
+        threading.Thread(target=lambda: next(iterator), daemon=True).start()
+        sys.stdin.readline()
+    """
+    with fault_server() as faults:
+        faults.objects["/hangs/data"] = b"x" * 1000
+        faults.answering.clear()
+        process = start_text(tmp_path, program, "s3://hangs/", faults.options)
+        try:
+            wait_until(lambda: "HEAD /hangs/data" in faults.requests, 60)
+            began = time.monotonic()
+            process.communicate("\n", timeout=60)
+            assert time.monotonic() - began < 30
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_draining_tells_what_is_lost(tmp_path: Path) -> None:

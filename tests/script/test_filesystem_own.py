@@ -212,6 +212,21 @@ def test_a_file_mapped_into_memory(tf: Any, folder: str) -> None:
         mapped("empty")
 
 
+@pytest.mark.slow
+def test_a_large_file_goes_up_in_parts(tf: Any, file_systems: FileSystems, s3_folder: str) -> None:
+    piece = os.urandom(11_000_000)
+    with tf.io.gfile.GFile(f"{s3_folder}/large", "wb") as stream:
+        for _ in range(10):
+            stream.write(piece)
+    assert file_systems.server.keys(BUCKET, key_of(s3_folder)) == {
+        f"{key_of(s3_folder)}/large": 110_000_000
+    }
+    stream = tf.io.gfile.GFile(f"{s3_folder}/large", "rb")
+    stream.seek(109_000_000)
+    assert stream.read() == piece[10_000_000:]
+    assert "Uploads" not in file_systems.server.client().list_multipart_uploads(Bucket=BUCKET)
+
+
 # ====== Processes ======
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,17 @@ def test_staged_files_are_private_and_in_tmpdir(uploads: list[str]) -> None:
     made.drop(staged, publish=False)
     assert not os.path.exists(staged.local)
     assert uploads == []
+
+
+def test_a_folder_for_temporary_files_that_is_gone(
+    uploads: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    made, staging = writers(uploads, 1000)
+    with pytest.raises(OSError, match="folder for temporary files is gone") as caught:
+        made.open("memory://parts/x", append=False)
+    assert code_of(caught.value) == Code.INTERNAL
+    assert staging.files() == []
 
 
 # ====== Errors ======
