@@ -280,32 +280,30 @@ def test_a_reader_that_goes_away_ends_the_following(pai: Pai, tmp_path: Path) ->
     assert pai("cancel", job, "--force").returncode == 0
 
 
-def test_an_interrupt_before_the_script_is_on_record(pai: Pai, tmp_path: Path) -> None:
-    fifo = tmp_path / "hyper.txt"
+def end_before_the_script(signum: int, pai: Pai, folder: Path) -> tuple[int, dict[str, object]]:
+    """Signal a `pai` that is still planning; return its code and the job's record."""
+    fifo = folder / "hyper.txt"
     os.mkfifo(fifo)
-    path = tmp_path / "never.py"
+    path = folder / "never.py"
     path.write_text("print('ran')\n", encoding="utf-8")
     process = pai.start("-name", "tensorflow", f"-Dscript={path}", f"-DhyperParameters={fifo}")
     # Once this end is open, `pai` has opened the other and waits for what never comes.
     with fifo.open("w"):
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (130, ""), stderr
-    (job,) = json.loads(pai("jobs", "--json").stdout)
-    assert (job["state"], job["exit_code"]) == ("CANCELLED", 130)
+        process.send_signal(signum)
+        stdout, _ = process.communicate(timeout=60)
+    assert stdout == ""
+    (record,) = json.loads(pai("jobs", "--json").stdout)
+    return process.returncode, record
+
+
+def test_an_interrupt_before_the_script_is_on_record(pai: Pai, tmp_path: Path) -> None:
+    code, record = end_before_the_script(signal.SIGINT, pai, tmp_path)
+    assert (code, record["state"], record["exit_code"]) == (130, "CANCELLED", 130)
 
 
 def test_a_launcher_killed_before_the_script_is_lost(pai: Pai, tmp_path: Path) -> None:
-    fifo = tmp_path / "hyper.txt"
-    os.mkfifo(fifo)
-    path = tmp_path / "never.py"
-    path.write_text("print('ran')\n", encoding="utf-8")
-    process = pai.start("-name", "tensorflow", f"-Dscript={path}", f"-DhyperParameters={fifo}")
-    with fifo.open("w"):
-        process.kill()
-        process.communicate(timeout=60)
-    (job,) = json.loads(pai("jobs", "--json").stdout)
-    assert (job["state"], job["reason"]) == ("LOST", "launcher gone")
+    code, record = end_before_the_script(signal.SIGKILL, pai, tmp_path)
+    assert (code, record["state"], record["reason"]) == (-9, "LOST", "launcher gone")
 
 
 def test_bytes_that_are_no_text_reach_the_script(pai: Pai, tmp_path: Path) -> None:
