@@ -19,6 +19,9 @@ _SHORTEST_KNOWN_VALUE = 6
 # because a text to be redacted comes from anywhere (a TensorFlow thread, a library's error).
 _known_values: set[str] = set()
 
+# A value that a URL holds as it is.
+_PLAIN = re.compile(r"[\w.~-]+", re.ASCII)
+
 # A flag called `label_key` or `pad_token` is none: its value is an ordinary word.
 _SECRET_NAME = re.compile(
     r"^(token|auth|authorization|credentials?)$"
@@ -37,13 +40,41 @@ _QUERY_PAIR = re.compile(
     re.IGNORECASE,
 )
 _ASSIGNMENT = re.compile(
-    r"(?P<head>\b[\w.-]*(?:secret|security_?token|session_?token|access_?key(?:_?id)?|password"
-    r"|passwd)[\w.-]*['\"]?\s*[=:]\s*['\"]?)(?!['\"\s])[^&\s'\"`,;})]+",
+    r"(?P<head>(?:secret|security[_-]?token|session[_-]?token|access_?key(?:_?id)?"
+    r"|password|passwd)[\w.-]{0,40}\\*['\"]?\s*[=:]\s*(?:b?\\*['\"])?)"
+    r"(?!['\"\s])[^&\s'\"`,;})\\]+",
     re.IGNORECASE,
 )
+# ====== What is left of a request: its headers, its signature, an answer ======
+# The values of an Authorization header: `OSS id:signature`, `Bearer token`.
+_KEY_AND_SIGNATURE = re.compile(r"(?P<head>\b(?:OSS|AWS|acs)\s+)[\w.-]+:[A-Za-z0-9+/]{27}=")
+_BEARER = re.compile(
+    r"(?P<head>\bAuthorization['\"]?\s*[:=,]\s*(?:b?['\"])?(?:Bearer|Basic)\s+)[\w.~+/=-]+",
+    re.IGNORECASE,
+)
+# `Credential=`, and a signature in hexadecimal or base64: no name of a model's signature is one.
+_SIGNATURE = re.compile(
+    r"(?P<head>\b(?:Credential=|Signature\\*['\"]?\s*[=:]\s*(?:b?\\*['\"])?))"
+    r"(?:[0-9a-f]{40,128}\b|[\w.-]+(?:/|%2F)\d{8}(?:/|%2F)[\w%/-]+|[A-Za-z0-9+/%]{26,}(?:=|%3D))",
+    re.IGNORECASE,
+)
+# A header as a pair, ('X-Amz-Security-Token', b'…'), and an XML element.
+_PAIR = re.compile(
+    r"(?P<head>['\"](?:x-(?:amz|oss|acs)-security-token|x-aliyun-ecs-metadata-token)['\"],\s*b?['\"])"
+    r"[^'\"]+",
+    re.IGNORECASE,
+)
+_ELEMENT = re.compile(
+    r"(?P<head><\w*(?:AccessKeyId|SecretAccessKey|AccessKeySecret|SecurityToken|SessionToken"
+    r"|SignatureProvided)>)[^<]+",
+    re.IGNORECASE,
+)
+_REQUEST = (_KEY_AND_SIGNATURE, _BEARER, _SIGNATURE, _PAIR, _ELEMENT)
 _FLAG = re.compile(r"(?P<head>(?<![\w-])--?(?P<name>[\w.-]+)(?:=|\s+))(?!-)(?P<value>[^\s'\"]+)")
 _USER = re.compile(r"(://[^/@\s:]*:)[^/@\s]+@")
-_ACCOUNT = re.compile(r"(acs:ram::)[^:&\s]+(:role)")
+_ACCOUNT = re.compile(
+    r"(acs(?::|%3A)ram(?::|%3A){2})[^:%&\s]+((?::|%3A)(?:assumed-)?role)", re.IGNORECASE
+)
 
 
 class Secret:
@@ -77,9 +108,14 @@ class Secret:
 
 
 def remember(value: str) -> None:
-    """Make `redact` mask `value` from now on."""
-    if len(value) >= _SHORTEST_KNOWN_VALUE:
-        _known_values.add(value)
+    """Make `redact` mask `value` from now on, also where it stands in a URL."""
+    if len(value) < _SHORTEST_KNOWN_VALUE:
+        return
+    _known_values.add(value)
+    if not _PLAIN.fullmatch(value):
+        from urllib.parse import quote  # few values need it, and it loads slowly
+
+        _known_values.add(quote(value, safe=""))
 
 
 def is_secret_name(name: str, in_query: bool = False) -> bool:
@@ -92,15 +128,30 @@ def is_secret_name(name: str, in_query: bool = False) -> bool:
     return _SECRET_NAME.search(name) is not None
 
 
-def redact(text: str) -> str:
-    """Return `text` with every known secret, and every value under a secret's name, as ***."""
+def redact_known(text: str) -> str:
+    """Return `text` with every known secret as ***, and nothing else changed."""
     for value in sorted(_known_values, key=len, reverse=True):
         text = text.replace(value, MASK)
+    return text
+
+
+def redact(text: str) -> str:
+    """Return `text` as it may be shown: secrets and account numbers are ***."""
+    return mask_account(redact_secrets(text))
+
+
+def redact_secrets(text: str) -> str:
+    """Return `text` with every known secret, and every value under a secret's name, as ***.
+
+    A role stays as it is, so that a command which is recorded can be run again.
+    """
+    text = redact_known(text)
     text = _QUERY_PAIR.sub(rf"\g<head>{MASK}", text)
     text = _ASSIGNMENT.sub(rf"\g<head>{MASK}", text)
+    for pattern in _REQUEST:
+        text = pattern.sub(rf"\g<head>{MASK}", text)
     text = _FLAG.sub(_masked_flag, text)
-    text = _USER.sub(rf"\1{MASK}@", text)
-    return mask_account(text)
+    return _USER.sub(rf"\1{MASK}@", text)
 
 
 def _masked_flag(found: re.Match[str]) -> str:

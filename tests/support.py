@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moto_server import S3Server
+from oss_server import OSSServer
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -25,25 +26,42 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0, step: flo
         time.sleep(step)
 
 
+# Any role but the two that the STS double refuses.
+ROLE = "acs:ram::1234567890123456:role/odps"
+
+
 @dataclass(frozen=True)
 class Places:
-    """The same kind of folder on the local disk and in a bucket."""
+    """The same kind of folder on the local disk and in buckets.
+
+    `s3` and `oss` are prefixes, `s3://bucket/dir/`. What a command names of OSS is assumed with
+    a role; `oss staged` is the same folder, staged.
+    """
 
     local: str
     s3: str
     server: S3Server
+    oss: str
+    oss_server: OSSServer
 
     def folder(self, where: str) -> str:
-        """Return the folder that is `local` or `s3`."""
-        return {"local": self.local, "s3": self.s3}[where]
+        """Return the folder that is `local`, `s3`, `oss` or `oss staged`, as a command names it."""
+        opened = f"{self.oss}?host={self.oss_server.url}&role_arn={ROLE}"
+        return {
+            "local": self.local,
+            "s3": self.s3,
+            "oss": opened,
+            "oss staged": f"{opened}&mount=stage",
+        }[where]
 
     def names(self, where: str) -> set[str]:
         """Return the files below a folder, by their path in it."""
         if where == "local":
             root = Path(self.local)
             return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-        bucket, _, prefix = self.s3.removeprefix("s3://").partition("/")
-        return {key.removeprefix(prefix) for key in self.server.keys(bucket, prefix)}
+        server, folder = (self.server, self.s3) if where == "s3" else (self.oss_server, self.oss)
+        bucket, _, prefix = folder.partition("://")[2].partition("/")
+        return {key.removeprefix(prefix) for key in server.keys(bucket, prefix)}
 
 
 @dataclass(frozen=True)
@@ -53,13 +71,14 @@ class Pai:
     home: Path
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "PAI_"))
+            if not name.startswith(("ALIBABA_CLOUD_", "AWS_", "OSS_", "PAI_"))
         }
         return {
             **inherited,
@@ -86,8 +105,13 @@ class Pai:
             timeout=240,
         )
 
+    def with_settings(self, **settings: str) -> Pai:
+        """Return the same `pai` with further settings."""
+        return replace(self, settings={**self.settings, **settings})
+
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        """Start `pai`; what the test leaves running is ended after it."""
+        process = subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
             env=self.environment,
@@ -96,3 +120,11 @@ class Pai:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
+
+    def end_all(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=90)

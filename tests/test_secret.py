@@ -40,6 +40,8 @@ def test_a_known_value_is_masked_wherever_it_stands() -> None:
         ('sqlflow_access_key_secret="SKSKSK"', ["SKSKSK"]),
         ("{'aws_secret_access_key': 'SKSKSK', 'x': 1}", ["SKSKSK"]),
         ("acs:ram::1234567890:role/odps", ["1234567890"]),
+        ("RoleArn=acs%3Aram%3A%3A1234567890%3Arole%2Fodps", ["1234567890"]),
+        ("acs:ram::1234567890:assumed-role/odps/pai-1", ["1234567890"]),
         ("--token=TOKTOK --rate=1 --pwd PWDPWD", ["TOKTOK", "PWDPWD"]),
         ("postgres://user:PWDPWD@host/db", ["PWDPWD"]),
     ],
@@ -51,6 +53,60 @@ def test_a_value_under_a_secret_name_is_masked(text: str, hidden: list[str]) -> 
         assert value not in shown
 
 
+SIGNATURE_V1 = "aGVsbG8gd29ybGQhIGhlbGxvI/+="
+SIGNATURE_V4 = "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        # Headers: of oss2 as a dict, of botocore with bytes, as lines, as pairs.
+        ("{'authorization': 'OSS LTAIkeyid:%s', 'n': 1}", "{'authorization': 'OSS ***', 'n': 1}"),
+        ("{'x-oss-security-token': 'CAISto/k+n='}", "{'x-oss-security-token': '***'}"),
+        ("{'X-Amz-Security-Token': b'FwoGto/k+n='}", "{'X-Amz-Security-Token': b'***'}"),
+        ("x-amz-date:20260101\nx-amz-security-token:FwoGZ\n", None),
+        ("Authorization: OSS LTAIkeyid:%s\nDate: today", "Authorization: OSS ***\nDate: today"),
+        ("(b'X-Amz-Security-Token', b'FwoGZto/k=='), 1", "(b'X-Amz-Security-Token', b'***'), 1"),
+        ("Authorization: Bearer eyJhbGciOi.J9-x_y", "Authorization: Bearer ***"),
+        # Signatures of version 4.
+        (
+            "OSS4-HMAC-SHA256 Credential=LTAI/20260101/cn/oss/aliyun_v4_request, Signature=#",
+            "OSS4-HMAC-SHA256 Credential=***, Signature=***",
+        ),
+        (
+            "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu/s3/aws4_request, "
+            "SignedHeaders=host;x-amz-date, Signature=#",
+            "AWS4-HMAC-SHA256 Credential=***, SignedHeaders=host;x-amz-date, Signature=***",
+        ),
+        ("Signature:\n#", "Signature:\n***"),
+        # URLs.
+        ("/k?OSSAccessKeyId=LTAIkeyid&Expires=1&Signature=a%2Bb%3D", None),
+        ("/?AccessKeyId=LTAI&SecurityToken=CAIS%2F&Action=AssumeRole", None),
+        ("/k?x-oss-credential=LTAI%2F20260101&x-oss-date=1&x-oss-signature=#", None),
+        # Answers.
+        ('{"AccessKeySecret": "3dyq", "Expiration": "2026"}', None),
+        (r"b'{\"SecurityToken\": \"CAISxy\", \"Code\": 1}'", None),
+        ("<Code>Denied</Code><OSSAccessKeyId>LTAIkeyid</OSSAccessKeyId>", None),
+        ("<SignatureProvided>%s</SignatureProvided>", "<SignatureProvided>***</SignatureProvided>"),
+    ],
+)
+def test_what_libraries_print_of_a_request(text: str, shown: str | None) -> None:
+    text = text.replace("%s", SIGNATURE_V1).replace("#", SIGNATURE_V4)
+    clean = redact(text)
+    assert "***" in clean
+    for hidden in ("LTAI", "AKIA", "CAIS", "FwoG", "3dyq", "eyJ", SIGNATURE_V1, SIGNATURE_V4):
+        assert hidden not in clean
+    for kept in ("x-amz-date:20260101", "Expires=1", "Action=AssumeRole", "x-oss-date=1"):
+        assert (kept in clean) == (kept in text)
+    if shown is not None:
+        assert clean == shown
+
+
+def test_a_known_value_is_masked_in_a_url() -> None:
+    Secret("K7/known+two=")
+    assert redact("https://h/?t=K7%2Fknown%2Btwo%3D") == "https://h/?t=***"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -58,6 +114,10 @@ def test_a_value_under_a_secret_name_is_masked(text: str, hidden: list[str]) -> 
         "the key: value store has id=7",
         "tokens per second: 512",
         "signature: serving_default",
+        "signature=tensorflow_serving_predict_with_a_long_name",
+        "Credential=none, Authorization: required",
+        "the access key is missing, the security token too",
+        "OSS mounted: /mnt/data; AWS region:eu-west-1",
         "Key 7 is missing",
         "--label_key=name --pad_token unk --max_tokens=5",
         "http://host:8080/user@example",

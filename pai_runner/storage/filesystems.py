@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 from pai_runner.errors import SetupError, nearest
+from pai_runner.library_logs import redact_library_logs
 from pai_runner.secret import is_secret_name, redact, remember
 
 if TYPE_CHECKING:
@@ -32,9 +35,12 @@ def filesystem(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
     """Return a new fsspec filesystem for `protocol`, made with `options` (secrets in clear).
 
     s3 takes endpoint_url, region, profile, anon, key, secret and token, and the usual AWS
-    settings for what is not given; other protocols take what their filesystem takes. No
-    request is made. Raises SetupError.
+    settings for what is not given. oss takes host, access_key_id, access_key_secret,
+    security_token, role_arn, role_session and role_buckets, and Alibaba's usual settings. Other
+    protocols take what their filesystem takes. No request is made. From then on what the
+    libraries log holds no secrets. Raises SetupError.
     """
+    redact_library_logs()
     for name, value in options.items():
         if is_secret_name(name, in_query=True):
             remember(value)
@@ -54,6 +60,25 @@ def options_at(location: str, options: Mapping[str, str]) -> dict[str, Any]:
     return {**{name: value for name, value in said.items() if value is not None}, **options}
 
 
+def takes_threads(fs: AbstractFileSystem) -> bool:
+    """Tell whether several threads may use a filesystem at once.
+
+    Asynchronous ones are entered by one thread; of the others few say that they are safe.
+    """
+    return bool(fs.async_impl or getattr(fs, "takes_threads", False))
+
+
+def modified_ns(info: Mapping[str, Any]) -> int:
+    """Return when a file was written, in nanoseconds since 1970; 0 where `info` does not tell."""
+    for name in ("LastModified", "last_modified", "modified", "mtime", "updated", "created"):
+        value = info.get(name)
+        if isinstance(value, datetime):
+            return int(value.timestamp() * 1e9)
+        if isinstance(value, (int, float)) and value:
+            return int(value * 1e9)
+    return 0
+
+
 def check_directory(fs: AbstractFileSystem, location: str) -> None:
     """Check that `location` (`s3://bucket/dir/`) can be reached, with one cheap request.
 
@@ -65,8 +90,12 @@ def check_directory(fs: AbstractFileSystem, location: str) -> None:
     try:
         if protocol in ("s3", "s3a"):
             _list_one_key(fs, path)
+        elif protocol == "oss":
+            cast("Any", fs).has_below(path)
         else:
             fs.exists(location)
+    except SetupError:
+        raise
     except Exception as error:
         raise _unreachable(location, path.split("/", 1)[0], error) from error
 
@@ -79,7 +108,7 @@ def prepare_for_exit() -> None:
     """
     loop = _loop()
     if loop is not None:
-        loop.call_soon_threadsafe(loop.set_default_executor, _InPlace())
+        loop.call_soon_threadsafe(loop.set_default_executor, InPlace())
 
 
 def cancel_requests() -> None:
@@ -98,7 +127,7 @@ def _loop() -> asyncio.AbstractEventLoop | None:
     return asyn.loop[0] if asyn is not None else None
 
 
-class _InPlace(ThreadPoolExecutor):
+class InPlace(ThreadPoolExecutor):
     """A pool without threads: it does at once what it is given."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -163,6 +192,16 @@ def describe_error(error: BaseException) -> str:
     return " ".join(redact(text or type(error).__name__).split())
 
 
+# The telling part of what urllib3 says of a connection that failed.
+_CAUSE = re.compile(r"\[Errno -?\d+\] [^'\")]+|[^'\"(:]*timed out|\[SSL: [^'\"]+")
+
+
+def cause_of(error: BaseException) -> str:
+    """Return why a connection failed, of what urllib3 says; empty where it does not tell."""
+    found = _CAUSE.search(str(error))
+    return " ".join(redact(found[0]).split()) if found else ""
+
+
 # ====== Makers ======
 
 _Maker = Callable[[str, Mapping[str, str]], "AbstractFileSystem"]
@@ -173,12 +212,19 @@ def _s3(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
         from s3fs import S3FileSystem
     except ImportError as error:
         raise SetupError(f"{protocol}:// needs the package s3fs", "pip install s3fs") from error
+    from urllib.parse import urlsplit
+
+    from pai_runner.storage.hosts import check_endpoint, guarded_aiobotocore, refuse_metadata
+
     config: dict[str, Any] = {
         "connect_timeout": _CONNECT_SECONDS,
         "read_timeout": _READ_SECONDS,
         "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
     }
+    config.update(guarded_aiobotocore())
     if "endpoint_url" in options:
+        endpoint = check_endpoint(options["endpoint_url"], "endpoint_url")
+        refuse_metadata(urlsplit(endpoint).hostname or "")
         # Other servers than Amazon's often refuse the checksums that botocore adds by default.
         config["request_checksum_calculation"] = "when_required"
         config["response_checksum_validation"] = "when_required"
@@ -201,10 +247,11 @@ def _s3(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
 
 
 def _oss(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
-    raise SetupError(
-        "not available yet: oss:// comes with the next version",
-        "use s3://, a local folder, or a mounted bucket",
-    )
+    try:
+        from pai_runner.storage.oss import open_oss
+    except ImportError as error:
+        raise SetupError(f"{protocol}:// needs the package ossfs", "pip install ossfs") from error
+    return cast("AbstractFileSystem", open_oss(options))
 
 
 def _any(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
@@ -257,10 +304,11 @@ def _list_one_key(fs: Any, path: str) -> None:
 def _unreachable(location: str, bucket: str, error: Exception) -> SetupError:
     kind = failure_of(error)
     detail = describe_error(error)
+    endpoint = "host" if location.startswith("oss://") else "endpoint_url"
     if kind is Failure.MISSING:
         return SetupError(
             f"{location}: there is no bucket `{bucket}` ({detail})",
-            "create the bucket, or correct its name or endpoint_url",
+            f"create the bucket, or correct its name or {endpoint}",
         )
     if kind is Failure.DENIED:
         return SetupError(
@@ -276,6 +324,6 @@ def _unreachable(location: str, bucket: str, error: Exception) -> SetupError:
     if kind is Failure.UNAVAILABLE:
         return SetupError(
             f"{location}: the server does not answer ({detail})",
-            "check endpoint_url and the network",
+            f"check {endpoint} and the network",
         )
     return SetupError(f"{location}: {detail}", "check the location and its options")

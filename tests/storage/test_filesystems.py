@@ -107,9 +107,11 @@ def test_memory_and_local_files(tmp_path: Path) -> None:
     assert filesystem("file", {}).ls(str(tmp_path)) == []
 
 
-def test_oss_comes_later() -> None:
-    with pytest.raises(SetupError, match="not available yet: oss:// comes with the next version"):
-        filesystem("oss", {"host": "oss-cn-shanghai.aliyuncs.com"})
+def test_oss_needs_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OSS_ENDPOINT", raising=False)
+    with pytest.raises(SetupError, match="oss:// has no host") as caught:
+        filesystem("oss", {})
+    assert "OSS_ENDPOINT" in str(caught.value.hint)
 
 
 def test_an_unknown_protocol_lists_those_that_are_known() -> None:

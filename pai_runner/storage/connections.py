@@ -1,0 +1,68 @@
+"""A session of requests that checks whom it speaks to: see `hosts.guarded_session`.
+
+A name can resolve to something else each time, so what counts is the peer of the connection
+that was made. With a proxy of the environment the peer is the proxy, which the user has chosen.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from pai_runner.storage.hosts import refuse_address
+
+
+class GuardedSession(requests.Session):
+    """Follows no redirect and keeps up to `size` connections, each checked when it is made."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        # Without an `auth` requests would put a netrc's password in a signature's place.
+        self.auth = _as_it_is
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, _Adapter(pool_connections=size, pool_maxsize=size))
+
+    def send(self, request: requests.PreparedRequest, **arguments: Any) -> requests.Response:
+        return super().send(request, **{**arguments, "allow_redirects": False})
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
+
+
+class _CheckedHTTP(HTTPConnection):
+    def _new_conn(self) -> socket.socket:
+        return _checked(self.host, super()._new_conn())
+
+
+class _CheckedHTTPS(HTTPSConnection):
+    def _new_conn(self) -> socket.socket:
+        return _checked(self.host, super()._new_conn())
+
+
+def _checked(host: str, made: socket.socket) -> socket.socket:
+    try:
+        refuse_address(host, made.getpeername()[0])
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _CheckedHTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _CheckedHTTPS
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -1,0 +1,347 @@
+"""Copies what a script writes into a staged folder back to the bucket, in TensorFlow's order.
+
+A pass looks at the entries (`checkpoint`, saved_model.pb) first, then at the indexes, then at
+all else, and copies in the opposite order. So what an entry names was seen after it, and is
+copied before it. A file goes only as a whole, and only over the version that this job knows.
+
+Beyond an object store's means: a checkpoint that is saved again under the same name is, between
+the copies of its data and of its index, neither the old nor the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pai_runner.storage.filesystems import Failure, describe_error, failure_of
+from pai_runner.storage.names import (
+    Rank,
+    is_checkpoint_part,
+    is_events,
+    is_renamed_into_place,
+    is_temporary,
+    needs,
+    rank_of,
+)
+from pai_runner.storage.stage_files import (
+    ChangingError,
+    FileState,
+    Tree,
+    check_unchanged,
+    open_for_writing,
+    walk,
+)
+from pai_runner.storage.stage_manifest import Manifest
+from pai_runner.storage.stage_progress import Progress
+from pai_runner.storage.transfer import BLOCK, Bucket, Stopped, upload
+
+# A file may be written again within one tick of the clock that stamps it, and look the same.
+_TICK_NS = 50_000_000
+# The last bytes of an index: TensorFlow's tables end so (table/format.h, kTableMagicNumber).
+_INDEX_END = struct.pack("<Q", 0xDB4775248B80FB57)
+
+
+class Moment(Enum):
+    """When a pass runs: among the script's writes, or after its end, in order or killed."""
+
+    RUNNING = "running"
+    CLEAN = "clean"
+    KILLED = "killed"
+
+
+@dataclass
+class Outcome:
+    """What a pass did not copy, by name and with the reason.
+
+    `later` is left for a later pass, `ignored` is nothing to copy; `is_transient` says that to try
+    again may help.
+    """
+
+    conflicts: set[str] = field(default_factory=set)
+    failures: dict[str, str] = field(default_factory=dict)
+    later: dict[str, str] = field(default_factory=dict)
+    ignored: dict[str, str] = field(default_factory=dict)
+    is_transient: bool = False
+
+    def leave_changing(self, name: str) -> None:
+        """Leave a file for later because it did not hold still."""
+        self.later[name] = "it changes while it is copied"
+        self.is_transient = True
+
+
+@dataclass
+class _Candidate:
+    name: str
+    state: FileState
+    content: bytes | None = None
+
+
+@dataclass
+class CopyBack:
+    """The way back from the folder `files` to `bucket`; counts what it did."""
+
+    bucket: Bucket
+    folder: str
+    manifest: Manifest
+    pool: ThreadPoolExecutor
+    files: int = 0
+    bytes: int = 0
+    deleted: int = 0
+    _last: dict[str, FileState] = field(default_factory=dict)
+    _seen_closed: dict[str, FileState] = field(default_factory=dict)
+
+    def run(self, moment: Moment) -> Outcome:
+        """Copy once all that is new or changed. Raises Stopped; failures are in the outcome."""
+        tree = first = walk(self.folder)
+        outcome = Outcome()
+        missing = [name for name in self.manifest.entries if name not in first.files]
+        ranks: dict[Rank, list[_Candidate]] = {}
+        for rank in sorted(Rank, reverse=True):
+            ranks[rank] = self._candidates(tree, rank, moment, outcome)
+            if ranks[rank] and rank is not Rank.CONTENT:
+                tree = walk(self.folder)
+        self._drop_replaced(ranks[Rank.ENTRY], tree, outcome)
+        self._last = tree.files
+        todo = sum(one.state.size for candidates in ranks.values() for one in candidates)
+        what = f"copying back to {self.bucket.prefix}"
+        is_quiet = moment is Moment.RUNNING or todo == 0
+        with Progress(what, todo, is_quiet) as progress:
+            for rank in Rank:
+                if not outcome.failures:
+                    self._copy_rank(ranks[rank], outcome, progress)
+                else:
+                    self._leave(ranks[rank], "an earlier file could not be copied", outcome)
+        outcome.ignored = tree.ignored
+        if tree.exists and not tree.unreadable and self._is_in_order(outcome):
+            self._delete(missing, tree, moment, outcome)
+        outcome.failures |= {**tree.unnamed, **tree.unreadable}
+        return outcome
+
+    # ====== What to copy ======
+
+    def _candidates(
+        self, tree: Tree, rank: Rank, moment: Moment, outcome: Outcome
+    ) -> list[_Candidate]:
+        """Return what of this rank is changed and whole."""
+        changed = {
+            name: state
+            for name, state in tree.files.items()
+            if rank_of(name) is rank
+            and not is_temporary(name)
+            and not self.manifest.is_same(name, state)
+        }
+        reasons = self._unfinished(changed, moment)
+        outcome.later.update(reasons)
+        found = [_Candidate(name, state) for name, state in changed.items() if name not in reasons]
+        if rank is Rank.ENTRY:
+            found = [one for one in found if self._take_content(one, outcome)]
+        return found
+
+    def _unfinished(self, changed: dict[str, FileState], moment: Moment) -> dict[str, str]:
+        """Return those of `changed` that may not be complete, and why."""
+        if moment is Moment.CLEAN:
+            return {}
+        if moment is Moment.KILLED:
+            reason = "it may be incomplete: the script was killed while it wrote it"
+            return {
+                name: reason for name, state in changed.items() if self._is_doubtful(name, state)
+            }
+        watched = {name: state for name, state in changed.items() if not is_events(name)}
+        is_open = self._open(watched)
+        now = time.time_ns()
+        reasons = {}
+        for name, state in watched.items():
+            if name in is_open or abs(now - state.mtime_ns) < _TICK_NS:
+                reasons[name] = "it is being written"
+            else:
+                self._seen_closed[name] = state
+        return reasons
+
+    def _open(self, changed: dict[str, FileState]) -> set[str]:
+        found = open_for_writing(state.file for state in changed.values())
+        if found is None:  # what did not change since the last pass has no busy writer
+            return {name for name, state in changed.items() if self._last.get(name) != state}
+        return {name for name, state in changed.items() if state.file in found}
+
+    def _is_doubtful(self, name: str, state: FileState) -> bool:
+        """Tell whether a file that nobody saw closed may have been cut off by a kill."""
+        if self._seen_closed.get(name) == state or is_events(name) or is_renamed_into_place(name):
+            return False
+        # TensorFlow writes the index of merged parts in its final place.
+        return rank_of(name) is not Rank.INDEX or not _is_whole_index(self._path(name))
+
+    def _take_content(self, candidate: _Candidate, outcome: Outcome) -> bool:
+        """Keep what an entry says now, before what it names is looked at. False if it changes."""
+        if candidate.state.size > BLOCK:
+            return True
+        path = self._path(candidate.name)
+        try:
+            with open(path, "rb") as file:
+                candidate.content = file.read()
+                check_unchanged(path, file.fileno(), candidate.state)
+        except (ChangingError, FileNotFoundError):
+            outcome.leave_changing(candidate.name)
+            return False
+        except OSError as error:
+            outcome.failures[candidate.name] = describe_error(error)
+            return False
+        return True
+
+    def _drop_replaced(self, entries: list[_Candidate], tree: Tree, outcome: Outcome) -> None:
+        """Leave the entries that were replaced meanwhile: what they named may be gone by now."""
+        for one in list(entries):
+            if tree.files.get(one.name) != one.state:
+                entries.remove(one)
+                outcome.leave_changing(one.name)
+
+    # ====== Copies ======
+
+    def _copy_rank(
+        self, candidates: Iterable[_Candidate], outcome: Outcome, progress: Progress
+    ) -> None:
+        ready = []
+        for one in candidates:
+            if self._is_blocked(one, outcome):
+                self._leave([one], "what it stands for is not copied", outcome)
+            else:
+                ready.append(one)
+        states = {one.name: one.state for one in ready}
+        futures = {one.name: self.pool.submit(self._copy, one) for one in ready}
+        for name, is_copied in self._results(futures, outcome):
+            if is_copied:
+                self.files += 1
+                self.bytes += states[name].size
+            else:
+                outcome.conflicts.add(name)
+            progress.add(states[name].size)
+
+    def _results(
+        self, futures: Mapping[str, Future[bool]], outcome: Outcome
+    ) -> Iterator[tuple[str, bool]]:
+        """Yield what was answered for each name; what failed goes to the outcome.
+
+        When the server does not answer, what was not begun is left.
+        """
+        for name, future in futures.items():
+            try:
+                yield name, future.result()
+            except Stopped:
+                raise
+            except CancelledError:
+                outcome.later[name] = "the server does not answer"
+            except ChangingError:
+                outcome.leave_changing(name)
+            except Exception as error:
+                outcome.failures[name] = describe_error(error)
+                if failure_of(error) is Failure.UNAVAILABLE:
+                    outcome.is_transient = True
+                    for other in futures.values():
+                        other.cancel()
+
+    def _is_blocked(self, candidate: _Candidate, outcome: Outcome) -> bool:
+        """Tell whether something that must come before the candidate is not in the bucket."""
+        rank = rank_of(candidate.name)
+        wanted = needs(candidate.name, candidate.content or b"")
+        refused = {*outcome.conflicts, *outcome.failures}
+        absent = {*refused, *filter(is_checkpoint_part, outcome.later)}
+        if any(name.startswith(wanted) for name in absent):
+            return True
+        directory = candidate.name.rpartition("/")[0]
+        return rank is Rank.ENTRY and any(_is_below(name, directory) for name in refused)
+
+    def _leave(self, candidates: Iterable[_Candidate], reason: str, outcome: Outcome) -> None:
+        for one in candidates:
+            outcome.later[one.name] = reason
+
+    def _copy(self, candidate: _Candidate) -> bool:
+        """Copy one file. Returns False when another wrote to the object meanwhile."""
+        name, state = candidate.name, candidate.state
+        if not self._is_known(name):
+            return False
+
+        def begin(md5: str) -> None:
+            self.manifest.begin(name, state.content, md5)
+
+        if candidate.content is not None:
+            begin(hashlib.md5(candidate.content, usedforsecurity=False).hexdigest())
+            version = self.bucket.write(name, candidate.content)
+        else:
+            version = upload(
+                self.bucket, name, self._path(name), state, begin, may_grow=is_events(name)
+            )
+        self.manifest.copied(name, state.content, version)
+        return True
+
+    def _is_known(self, name: str) -> bool:
+        """Tell whether the object is what this job read or wrote, or is not there."""
+        remote = self.bucket.find(name)
+        if remote is None or remote.version == self.manifest.version(name):
+            return True
+        begun = self.manifest.intent(name)
+        if begun is None or begun.content[0] != remote.size:
+            return False
+        # Our own, of a mover that was killed, or whose answer was lost.
+        is_ours = (
+            remote.version.lower() == begun.md5
+            or self.bucket.digest(name, remote.size) == begun.md5
+        )
+        if is_ours:
+            self.manifest.copied(name, begun.content, remote.version)
+        return is_ours
+
+    # ====== Deletions ======
+
+    def _is_in_order(self, outcome: Outcome) -> bool:
+        """Tell whether all entries and indexes are in the bucket as they were seen."""
+        left = {*outcome.conflicts, *outcome.later}
+        return not outcome.failures and all(rank_of(name) is Rank.CONTENT for name in left)
+
+    def _delete(self, missing: list[str], tree: Tree, moment: Moment, outcome: Outcome) -> None:
+        """Remove from the bucket what the script removed: entries first, then what they name."""
+        gone = [name for name in missing if name not in tree.files]
+        if moment is not Moment.CLEAN:  # what is half removed is not removed yet
+            held = tuple(prefix for name in tree.files for prefix in _standing_on(name))
+            gone = [name for name in gone if not name.startswith(held)]
+        for rank in sorted(Rank, reverse=True):
+            names = [name for name in gone if rank_of(name) is rank]
+            futures = {name: self.pool.submit(self._remove, name) for name in names}
+            for _, is_removed in self._results(futures, outcome):
+                self.deleted += is_removed
+            if outcome.failures:
+                return
+
+    def _remove(self, name: str) -> bool:
+        """Remove an object that still is what this job knows. Returns whether it did."""
+        remote = self.bucket.find(name)
+        is_known = remote is not None and remote.version == self.manifest.version(name)
+        if is_known:
+            self.bucket.remove(name)
+        self.manifest.gone(name)
+        return is_known
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+
+def _is_below(name: str, directory: str) -> bool:
+    return not directory or name.startswith(directory + "/")
+
+
+def _standing_on(name: str) -> tuple[str, ...]:
+    """Return what a file needs; a `checkpoint` file names less before the rest is removed."""
+    return () if name.rpartition("/")[2] == "checkpoint" else needs(name)
+
+
+def _is_whole_index(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(_INDEX_END), os.SEEK_END)
+            return file.read() == _INDEX_END
+    except OSError:  # shorter than that, or gone
+        return False
