@@ -21,7 +21,7 @@ from pai_runner.run.options import Options
 from pai_runner.run.outcome import Outcome
 from pai_runner.run.plan import Plan
 from pai_runner.run.planner import Prepared, make_plan
-from pai_runner.secret import redact
+from pai_runner.secret import redact, redact_secrets
 
 Say = Callable[[str], None]
 
@@ -96,7 +96,7 @@ def recorded(directory: JobDirectory) -> tuple[list[Statement], Options, Path]:
     if request["has_secrets"]:
         raise UsageError(
             f"the command of job {directory.id} held secrets, which are not recorded",
-            "give the command again; AWS settings (a profile, the environment) keep keys out of it",
+            "give the command again; a role, or your own settings, keep keys out of it",
         )
     return (
         [Statement(**request["statement"])],
@@ -192,14 +192,14 @@ def _write_request(
 ) -> None:
     """Record what was asked, without its secrets, so that it can be asked again."""
     typed = job.statement
-    parameters = {name: redact(value) for name, value in typed.parameters.items()}
+    parameters = {name: redact_secrets(value) for name, value in typed.parameters.items()}
     if prepared.words_shown is not None:
         parameters["userDefinedParameters"] = prepared.words_shown
     shown = replace(
         typed,
         text=prepared.plan.command,
         parameters=parameters,
-        options={name: redact(value) for name, value in typed.options.items()},
+        options={name: redact_secrets(value) for name, value in typed.options.items()},
     )
     request = {
         "statement": asdict(shown),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pai_runner.errors import LocationError, nearest
 from pai_runner.secret import MASK, Secret, is_secret_name, mask_account, redact, remember
@@ -34,20 +34,32 @@ _S3_OPTIONS = {
     "session_token": "token",
 }
 _OSS_OPTIONS = {
-    name: name
-    for name in (
-        "host",
-        "role_arn",
-        "id",
-        "key",
-        "access_key_id",
-        "access_key_secret",
-        "security_token",
-    )
+    "host": "host",
+    "role_arn": "role_arn",
+    "id": "access_key_id",
+    "access_key_id": "access_key_id",
+    "key": "access_key_secret",
+    "access_key_secret": "access_key_secret",
+    "security_token": "security_token",
 }
 _OPTIONS = {"s3": _S3_OPTIONS, "s3a": _S3_OPTIONS, "oss": _OSS_OPTIONS}
+# How the script gets at a location: TensorFlow reads and writes the bucket itself, or the
+# files are copied to a local folder and back.
+MOUNTS = ("stream", "stage")
 # Here a query is the server's, and part of the address.
 _WEB = ("http", "https")
+
+# tensorflow-io's form, oss://bucket\x01id=…\x02key=…\x02host=…/dir: with the control characters
+# themselves, as people type them, and as PAI's own unescaping leaves them (`x01`).
+_CONTROL_START = re.compile(r"(?:\x01|\\?x01)(?=(?:id|key|host)=)")
+_CONTROL_NEXT = re.compile(r"(?:\x02|\\?x02)(?=(?:id|key|host)=)")
+# What a script's oss:// path may carry of a location; any other `?` belongs to a key.
+_OSS_QUERY = re.compile(rf"\?(?=(?:{'|'.join(_OSS_OPTIONS)})=)")
+# These end where a path goes on that was joined to the text: a host has no `/`, a role one.
+_WITH_REST = {
+    "host": re.compile(r"(?P<value>(?:https?://)?[^/]*)(?P<rest>.*)", re.DOTALL),
+    "role_arn": re.compile(r"(?P<value>[^/]*(?:/[^/]*)?)(?P<rest>.*)", re.DOTALL),
+}
 
 
 @dataclass(frozen=True)
@@ -55,19 +67,24 @@ class Location:
     """A place in a file system: its protocol, its path and how to reach it.
 
     `protocol` is "file" for local ones. `path` is what follows `protocol://` (bucket first), or
-    the local path as written. `options` are the query's, secrets as `Secret`.
+    the local path as written. `options` are the query's by their one name, in order of name,
+    secrets as `Secret`; so equal locations are equal, however they were written. `mount` is one
+    of MOUNTS, or empty where the location does not say.
     """
 
     protocol: str
     path: str
     options: tuple[tuple[str, str | Secret], ...] = field(default=())
+    mount: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Location:
         """Return the location that `text` names.
 
         `text` is a plain path, `file://…` or `protocol://bucket/key?option=value&…`, its option
-        values percent-decoded. Raises LocationError.
+        values percent-decoded. An oss:// location may have its host behind the bucket
+        (`oss://bucket.oss-cn-x.aliyuncs.com/dir/`), tensorflow-io's `\x01` form, and a path
+        joined to its query, as scripts do that take it for a prefix. Raises LocationError.
         """
         if not text.strip():
             raise LocationError("an empty location", "give a path, or for example s3://bucket/dir/")
@@ -81,12 +98,16 @@ class Location:
             remember(match["rest"].partition("?")[2])  # a signature, more often than not
         if protocol == "file" or protocol in _WEB:
             return cls(protocol, match["rest"])
-        path, options = _split_query(protocol, match["rest"])
+        rest = _plain_query(match["rest"]) if protocol == "oss" else match["rest"]
+        path, options = _split_query(protocol, rest)
+        mount = _mount(options)
+        if protocol == "oss":
+            path = _take_host(path, options)
         if protocol in _OPTIONS and not path.split("/", 1)[0]:
             raise LocationError(
                 f"{protocol}:// names no bucket", f"write {protocol}://bucket/directory/"
             )
-        return cls(protocol, path, options)
+        return cls(protocol, path, tuple(sorted(options.items())), mount)
 
     @property
     def is_local(self) -> bool:
@@ -112,16 +133,54 @@ class Location:
         """Return the same location with a final `/`, so that names can be joined to it."""
         if self.path.endswith("/"):
             return self
-        return Location(self.protocol, self.path + "/", self.options)
+        return replace(self, path=self.path + "/")
+
+    def plain_options(self) -> dict[str, str]:
+        """Return the options with their secrets in clear, for who opens the location."""
+        return {
+            name: value.reveal() if isinstance(value, Secret) else value
+            for name, value in self.options
+        }
+
+    def with_oss_defaults(self, host: str | None, role_arn: str | None) -> Location:
+        """Return the location with the endpoint and role of the whole command.
+
+        Its own host wins; a role is for a location that names neither a role nor keys.
+        """
+        if self.protocol != "oss":
+            return self
+        options = dict(self.options)
+        if host and "host" not in options:
+            options["host"] = host
+        if role_arn and not options.keys() & {"role_arn", "access_key_id", "access_key_secret"}:
+            options["role_arn"] = role_arn
+        return replace(self, options=tuple(sorted(options.items())))
 
     def __str__(self) -> str:
         """Return the location as it may be shown: its secrets are masked."""
-        if not self.options:
+        if not self.options and not self.mount:
             return redact(self.prefix) if self.protocol in _WEB else self.prefix
-        shown = "&".join(f"{name}={_shown(name, value)}" for name, value in self.options)
-        return f"{self.prefix}?{shown}"
+        shown = [f"{name}={_shown(name, value)}" for name, value in self.options]
+        if self.mount:
+            shown.append(f"mount={self.mount}")
+        return f"{self.prefix}?{'&'.join(shown)}"
 
     __repr__ = __str__
+
+
+def plain_path(path: str) -> str:
+    """Return a path that a script uses, as `protocol://bucket/key`.
+
+    Scripts written for PAI join names to an oss:// location in any of its forms, query and host
+    included. Raises LocationError.
+    """
+    if not path.startswith("oss://"):
+        return path
+    rest = path[len("oss://") :]
+    carries = (
+        "." in rest.partition("/")[0] or _OSS_QUERY.search(rest) or _CONTROL_START.search(rest)
+    )
+    return Location.parse(path).prefix if carries else path
 
 
 def parse_list(text: str) -> tuple[Location, ...]:
@@ -132,28 +191,72 @@ def parse_list(text: str) -> tuple[Location, ...]:
     return tuple(Location.parse(part.strip()) for part in text.split(",") if part.strip())
 
 
-def _split_query(protocol: str, rest: str) -> tuple[str, tuple[tuple[str, str | Secret], ...]]:
+_Options = dict[str, str | Secret]
+
+
+def _split_query(protocol: str, rest: str) -> tuple[str, _Options]:
     found = _QUERY.search(rest)
     if found is None:
-        return rest, ()
+        return rest, {}
     from urllib.parse import unquote  # most locations have no query, and it loads slowly
 
-    options: dict[str, str | Secret] = {}
-    for pair in rest[found.end() :].split("&"):
+    path, options = rest[: found.start()], {}
+    *pairs, last = rest[found.end() :].split("&")
+    if protocol == "oss":
+        last, joined = _split_rest(last)
+        path = f"{path.rstrip('/')}/{joined.lstrip('/')}" if joined else path
+    for pair in (*pairs, last):
         name, _, value = pair.partition("=")
         name = _option_name(protocol, name)
         secret = is_secret_name(name, in_query=True)
         options[name] = Secret(unquote(value)) if secret else unquote(value)
-    return rest[: found.start()], tuple(options.items())
+    return path, options
+
+
+def _plain_query(rest: str) -> str:
+    """Return an oss:// text with tensorflow-io's control characters as a query."""
+    found = _CONTROL_START.search(rest)
+    if found is None:
+        return rest
+    return f"{rest[: found.start()]}?{_CONTROL_NEXT.sub('&', rest[found.end() :])}"
+
+
+def _split_rest(pair: str) -> tuple[str, str]:
+    """Return the last option of an oss:// query, and the path that was joined to it."""
+    name, _, value = pair.partition("=")
+    found = _WITH_REST[name].fullmatch(value) if name in _WITH_REST else None
+    return (f"{name}={found['value']}", found["rest"]) if found else (pair, "")
+
+
+def _take_host(path: str, options: _Options) -> str:
+    """Return an oss:// path whose bucket is a bare name; a host behind it becomes an option.
+
+    A bucket's name has no dot. A host in the query was given on purpose, and wins.
+    """
+    authority, slash, key = path.partition("/")
+    bucket, dot, host = authority.partition(".")
+    if dot:
+        options.setdefault("host", host)
+    return f"{bucket}{slash}{key}"
+
+
+def _mount(options: _Options) -> str:
+    """Take the mount mode out of `options` and return it. Raises LocationError."""
+    mount = options.pop("mount", "")
+    if mount and mount not in MOUNTS:
+        raise LocationError(f"mount={mount} is not a mount mode", f"one of {', '.join(MOUNTS)}")
+    return str(mount)
 
 
 def _option_name(protocol: str, name: str) -> str:
     known = _OPTIONS.get(protocol)
+    if name == "mount":
+        return name
     if known is None or name in known:
         return known[name] if known else name
     raise LocationError(
         f"{protocol}:// has no option `{name}`" + _did_you_mean(name, known),
-        f"valid options: {', '.join(sorted(known))}",
+        f"valid options: {', '.join(sorted((*known, 'mount')))}",
     )
 
 

@@ -97,10 +97,15 @@ CASES: dict[str, tuple[Case, int, str]] = {
         125,
         "nosuch",
     ),
-    "not oss yet": (
-        lambda folder: [script(folder), "-Dbuckets=oss://b/d/?host=oss-cn-x.aliyuncs.com"],
+    "oss without a host": (
+        lambda folder: [script(folder), "-Dbuckets=oss://b/d/"],
         125,
-        "oss://",
+        "?host=",
+    ),
+    "a server of nobody": (
+        lambda folder: [script(folder), "-Dbuckets=oss://b/d/?host=evil.example.com"],
+        125,
+        "PAI_ALLOWED_HOSTS",
     ),
     "folder below a file": (
         lambda folder: [script(folder), f"-DcheckpointDir={folder}/script.py/below"],

@@ -13,10 +13,15 @@ from support import EXAMPLES, Pai, Places
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
+WHERE = ["local", "s3", "oss", "oss staged"]
+
+
+@pytest.mark.parametrize("where", WHERE)
 def test_a_second_script_restores_what_the_first_saved(
     where: str, pai: Pai, places: Places
 ) -> None:
+    # As PAI's own role has it: it may use the bucket's objects, and not ask about the bucket.
+    places.oss_server.set(deny_bucket_info=True)
     folder = places.folder(where)
     saved = pai(
         "-e",
@@ -34,10 +39,11 @@ def test_a_second_script_restores_what_the_first_saved(
     assert restored.stdout == "the counter is 10\n"
 
 
-@pytest.mark.parametrize("where", ["local", "s3"])
+@pytest.mark.parametrize("where", WHERE)
 def test_records_are_trained_on_and_a_model_is_exported(
     where: str, pai: Pai, places: Places, tmp_path: Path
 ) -> None:
+    places.oss_server.set(deny_bucket_info=True)
     folder = places.folder(where)
     hyper_parameters = tmp_path / "hyper.txt"
     hyper_parameters.write_text("steps=60\nlearning_rate=0.1\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 import pytest
 
 from pai_runner.errors import LocationError
-from pai_runner.location import Location, parse_list
+from pai_runner.location import Location, parse_list, plain_path
 from pai_runner.secret import Secret
 
 
@@ -19,7 +19,6 @@ from pai_runner.secret import Secret
         ("memory://a/b", "memory", "memory://a/b"),
         ("file:///data/odd?x=1", "file", "/data/odd?x=1"),
         ("https://h/train.py?version=3", "https", "https://h/train.py?version=3"),
-        ("oss://b.oss-cn-x.aliyuncs.com/d/", "oss", "oss://b.oss-cn-x.aliyuncs.com/d/"),
     ],
 )
 def test_prefix(text: str, protocol: str, prefix: str) -> None:
@@ -57,6 +56,97 @@ def test_an_oss_location_has_its_role_in_either_order(text: str) -> None:
     assert "123456789" not in str(location)
 
 
+ROLE = "acs:ram::123456789:role/odps"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"oss://b/d/?host=h.aliyuncs.com&role_arn={ROLE}",
+        f"oss://b/d/?role_arn={ROLE}&host=h.aliyuncs.com",
+        f"oss://b.h.aliyuncs.com/d/?role_arn={ROLE}",
+        f"oss://b?host=h.aliyuncs.com&role_arn={ROLE}/d/",
+        f"oss://b/?role_arn={ROLE}&host=h.aliyuncs.com/d/",
+    ],
+)
+def test_ways_to_write_one_oss_location_are_equal(text: str) -> None:
+    plain = Location.parse("oss://b/d/").with_oss_defaults("h.aliyuncs.com", ROLE)
+    assert Location.parse(text) == plain
+    assert hash(Location.parse(text)) == hash(plain)
+    assert dict(plain.options) == {"host": "h.aliyuncs.com", "role_arn": ROLE}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "oss://b/d/?id=AKIDEXAMPLE&key=hidden-value&host=h.aliyuncs.com",
+        "oss://b?id=AKIDEXAMPLE&key=hidden-value&host=h.aliyuncs.com/d/",
+        "oss://b?access_key_id=AKIDEXAMPLE&access_key_secret=hidden-value&host=h.aliyuncs.com/d/",
+        "oss://b\x01id=AKIDEXAMPLE\x02key=hidden-value\x02host=h.aliyuncs.com/d/",
+        "oss://b\\x01id=AKIDEXAMPLE\\x02key=hidden-value\\x02host=h.aliyuncs.com/d/",
+        "oss://bx01id=AKIDEXAMPLEx02key=hidden-valuex02host=h.aliyuncs.com/d/",
+    ],
+)
+def test_ways_to_write_keys_into_an_oss_location_are_equal(text: str) -> None:
+    location = Location.parse(text)
+    assert location.prefix == "oss://b/d/"
+    assert location.plain_options() == {
+        "host": "h.aliyuncs.com",
+        "access_key_id": "AKIDEXAMPLE",
+        "access_key_secret": "hidden-value",
+    }
+    shown = f"{location} {location!r}"
+    assert "AKIDEXAMPLE" not in shown
+    assert "hidden-value" not in shown
+    assert "h.aliyuncs.com" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        (f"oss://b/d/?host=h.aliyuncs.com&role_arn={ROLE}/model.ckpt", "oss://b/d/model.ckpt"),
+        (f"oss://b/d?role_arn={ROLE}&host=https://h.aliyuncs.com/e/f", "oss://b/d/e/f"),
+        ("oss://b/?host=h.aliyuncs.com/", "oss://b/"),
+    ],
+)
+def test_a_path_joined_to_an_oss_query_belongs_to_the_key(text: str, prefix: str) -> None:
+    assert Location.parse(text).prefix == prefix
+
+
+@pytest.mark.parametrize(
+    ("path", "plain"),
+    [
+        (f"oss://b/d/?host=h.aliyuncs.com&role_arn={ROLE}/model.ckpt-?", "oss://b/d/model.ckpt-?"),
+        ("oss://b\\x01id=AKIDEXAMPLE\\x02key=hidden-value\\x02host=h/d/*.txt", "oss://b/d/*.txt"),
+        ("oss://b.oss-cn-x.aliyuncs.com/d/x", "oss://b/d/x"),
+        ("oss://b/d/what?x=1.txt", "oss://b/d/what?x=1.txt"),
+        ("oss://b/d/100%25 #", "oss://b/d/100%25 #"),
+        ("s3://b/d/?region=x", "s3://b/d/?region=x"),
+    ],
+)
+def test_a_scripts_path_may_carry_a_location(path: str, plain: str) -> None:
+    assert plain_path(path) == plain
+
+
+def test_a_commands_role_and_host_are_for_oss_locations_that_name_none() -> None:
+    own = "oss://b/?host=own.aliyuncs.com&id=AKIDEXAMPLE&key=hidden-value"
+    filled = Location.parse(own).with_oss_defaults("other.aliyuncs.com", ROLE)
+    assert filled == Location.parse(own)
+    role = Location.parse("oss://b.own.aliyuncs.com/?role_arn=acs:ram::1:role/own")
+    assert role.with_oss_defaults("other.aliyuncs.com", ROLE) == role
+    assert Location.parse("s3://b/").with_oss_defaults("h", ROLE).options == ()
+
+
+def test_a_location_says_how_it_is_mounted() -> None:
+    location = Location.parse("s3://b/d/?mount=stage&region=x")
+    assert location.mount == "stage"
+    assert location.plain_options() == {"region": "x"}
+    assert location.directory().mount == "stage"
+    assert "mount=stage" in str(location)
+    assert Location.parse("memory://b/d?mount=stream").mount == "stream"
+    assert Location.parse("oss://b/?mount=stage").prefix == "oss://b/"
+
+
 def test_a_location_becomes_a_directory_once() -> None:
     location = Location.parse("s3://b/dir?region=x")
     assert location.directory().prefix == "s3://b/dir/"
@@ -77,6 +167,8 @@ def test_a_list_is_split_at_commas() -> None:
         ("oss//b/d", "write oss://b/d"),
         ("oss:/b/d", "write oss://b/d"),
         ("s3://b/?regoin=x", "did you mean `region`"),
+        ("oss://b/?mount=copy", "one of stream, stage"),
+        ("oss://b/?hots=h", "did you mean `host`"),
         ("ftp://user:hiddenpassword@h/d/", "password"),
     ],
 )

@@ -13,6 +13,7 @@ from pai_runner.cli.command_input import (
 from pai_runner.cli.job import add_run_options, run_options
 from pai_runner.cli.output import print_json, say
 from pai_runner.run.plan import Mount, Plan
+from pai_runner.secret import mask_account
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _text(plan: Plan) -> str:
     lines = [
-        ("command", plan.command),
+        ("command", mask_account(plan.command)),
         ("algorithm", plan.algorithm),
         ("TensorFlow", f"{plan.tf_api} API: {plan.tf_api_reason}"),
         *(("mount", _mount_text(mount)) for mount in plan.mounts),
@@ -56,7 +57,8 @@ def _text(plan: Plan) -> str:
 
 def _mount_text(mount: Mount) -> str:
     options = "".join(f" {name}={value}" for name, value in mount.options.items())
-    return f"{mount.prefix} ({mount.purpose}){options}"
+    staged = f" staged in {mount.folder}" if mount.folder else ""
+    return mask_account(f"{mount.prefix} ({mount.purpose}){options}{staged}")
 
 
 def _limits_text(plan: Plan) -> str:

@@ -20,6 +20,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--devices", metavar="D", help="cpu, gpu, gpu:0,1 (indices or UUIDs) or auto"
     )
     parser.add_argument(
+        "--role",
+        metavar="R",
+        help="ignore: open buckets with your own keys, not with the role that the command names",
+    )
+    parser.add_argument(
         "--timeout", type=parse_duration, metavar="T", help="end the job after 90s, 30m, 6h, 1d"
     )
     parser.add_argument(
@@ -44,6 +49,7 @@ def run_options(options: argparse.Namespace) -> Options:
         total_seconds=options.timeout,
         no_progress_seconds=options.no_progress,
         grace_seconds=options.grace,
+        role=options.role,
     )
 
 

@@ -35,8 +35,10 @@ class Job:
 
     Directories end in `/`. `gpu_required` counts hundredths of a GPU, 0 is the CPU.
     `algorithm_api` is the TensorFlow API that the algorithm implies, v1 or v2; `tf_api` the one
-    that is demanded: v1, v2 or auto. `tables` and `outputs` are the parts as typed. `notices`
-    say what was given and is not honoured. Its repr shows no secrets.
+    that is demanded: v1, v2 or auto. `tables` and `outputs` are the parts as typed. `mount` is
+    the mode of the locations that name none. Every oss:// location has the role and the host of
+    -Darn and -DossHost where it names none of its own. `notices` say what was given and is not
+    honoured. Its repr shows no secrets.
     """
 
     statement: Statement
@@ -61,9 +63,27 @@ class Job:
     no_progress_seconds: float | None
     python: str | None
     tf_api: str
-    arn: str | None = field(repr=False)
-    oss_host: str | None
+    mount: str
     notices: tuple[str, ...]
+
+    @property
+    def directories(self) -> dict[str, tuple[Location, ...]]:
+        """The directories that the command gives the script, by parameter."""
+        return {
+            "buckets": self.buckets,
+            "checkpointDir": (self.checkpoint_dir,) if self.checkpoint_dir else (),
+            "summaryDir": (self.summary_dir,) if self.summary_dir else (),
+            "volumes": self.volumes,
+        }
+
+    @property
+    def locations(self) -> tuple[Location, ...]:
+        """All locations that the command names."""
+        files = (self.script, self.hyper_parameters)
+        return (
+            *(location for location in files if location is not None),
+            *(location for group in self.directories.values() for location in group),
+        )
 
     @property
     def script_is_archive(self) -> bool:
@@ -108,8 +128,7 @@ def make_job(statement: Statement) -> Job:
         no_progress_seconds=_limit(given, "maxHungTimeBeforeGCInSeconds", values.integer, 1),
         python=None if _is_version(given) else given.get("python"),
         tf_api=given.get("tfApi", "auto"),
-        arn=given.get("arn"),
-        oss_host=given.get("ossHost"),
+        mount=given.get("mount", "stream"),
         notices=tuple(_notices(statement, algorithm, script, cluster, given)),
     )
 
@@ -151,7 +170,7 @@ def _script(algorithm: Algorithm, given: dict[str, str]) -> Location:
             "write -Dscript=train.py, -Dscript=file:///path/to/train.py or "
             "-Dscript=s3://bucket/train.py",
         )
-    script = values.file("script", given["script"])
+    script = _opened(given, values.file("script", given["script"]))
     if script.path.endswith("/"):
         raise ParameterError(
             "script",
@@ -190,15 +209,22 @@ def _entry_file(script: Location, text: str | None) -> str | None:
 
 
 def _file(given: dict[str, str], name: str) -> Location | None:
-    return values.file(name, given[name]) if name in given else None
+    return _opened(given, values.file(name, given[name])) if name in given else None
 
 
 def _directory(given: dict[str, str], name: str) -> Location | None:
-    return values.directory(name, given[name]) if name in given else None
+    return _opened(given, values.directory(name, given[name])) if name in given else None
 
 
 def _directories(given: dict[str, str], name: str) -> tuple[Location, ...]:
-    return values.directories(name, given[name]) if name in given else ()
+    if name not in given:
+        return ()
+    return tuple(_opened(given, location) for location in values.directories(name, given[name]))
+
+
+def _opened(given: dict[str, str], location: Location) -> Location:
+    """Return a location with what the whole command says of how oss:// is opened."""
+    return location.with_oss_defaults(given.get("ossHost"), given.get("arn"))
 
 
 def _parts(given: dict[str, str], name: str) -> tuple[str, ...]:
@@ -265,6 +291,9 @@ def _further_notices(
             f"-Dpython={given['python']} is a Python of PAI: the script runs with the interpreter "
             "that runs pai; -Dpython=/path/to/python names another"
         )
+    for name in ("arn", "ossHost"):
+        if name in given and "oss://" not in " ".join(given.values()).lower():
+            yield f"-D{name} is ignored: the command names no oss:// location"
     unknown = [
         tag.strip() for tag in _parts(given, "tags") if tag.strip() not in PARAMETERS["tags"].values
     ]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from pai_runner.location import MOUNTS
+
 
 class Kind(Enum):
     """What a value must be, in words."""
@@ -74,7 +76,6 @@ _TAGS = (
     "cnn", "dnn", "rnn", "bert", "ctr", "cvr", "inception", "resnet", "gnn", "gcn", "ocr",
     "maskrcnn", "transformer", "nmt", "others",
 )  # fmt: skip
-_OSS = "it serves oss://, which is not read yet"
 _CLUSTER = "it concerns clusters, which are not run yet"
 _TABLE = "odps:// tables are not read yet; the script gets the text as typed"
 _TUNING = "it tunes Alibaba's own machines"
@@ -85,8 +86,8 @@ _ROWS = (
     # What is run.
     Parameter(
         "script", Kind.FILE, "required",
-        "the script: a path, file://, s3:// or any fsspec location; a .py, or a .tar.gz, .tgz, "
-        ".tar or .zip with entryFile",
+        "the script: a path, file://, oss://, s3:// or any fsspec location; a .py, or a .tar.gz, "
+        ".tgz, .tar or .zip with entryFile",
     ),
     Parameter(
         "entryFile", Kind.PATH, "required for an archive",
@@ -128,8 +129,21 @@ _ROWS = (
     ),
     _later("tables", Kind.TABLES, "", "MaxCompute tables to read; passed as --tables", _TABLE),
     _later("outputs", Kind.TABLES, "", "MaxCompute tables to write; passed as --outputs", _TABLE),
-    _later("arn", Kind.TEXT, "", "the role that opens the OSS buckets", _OSS),
-    _later("ossHost", Kind.TEXT, "", "the endpoint of the OSS buckets", _OSS),
+    Parameter(
+        "arn", Kind.TEXT, "",
+        "the role that opens the oss:// locations which name neither a role nor keys",
+    ),
+    Parameter(
+        "ossHost", Kind.TEXT, "OSS_ENDPOINT",
+        "the endpoint of the oss:// locations which name none",
+    ),
+    Parameter(
+        "mount", Kind.CHOICE, "stream",
+        "how the script gets at remote locations: stream, TensorFlow reads and writes the bucket; "
+        "stage, the files are copied to a local folder before it starts, and new ones back; "
+        "?mount=stage says it of one location",
+        values=MOUNTS,
+    ),
     # Its resources.
     Parameter(
         "gpuRequired", Kind.INTEGER, "a GPU if there is one",

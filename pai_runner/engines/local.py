@@ -67,7 +67,9 @@ def submit(
     was_subreaper = processes.set_subreaper() if not detach else False
     try:
         handle = _spawn(plan, directory, bootstrap, was_subreaper)
-        handle.give_orders({"secrets": dict(secrets), "detach": detach})
+        handle.give_orders(
+            {"secrets": dict(secrets), "detach": detach, "progress": _progress(detach)}
+        )
         if detach:
             handle.let_go()
     except BaseException:
@@ -117,9 +119,10 @@ class Handle:
         if self._control < 0:
             raise ValueError(f"job {self.job_id} is detached, or has been waited for")
         roles = [self.directory.role(role.label) for role in self._plan.roles]
-        follower = Follower(
-            [(role.stdout, stdout) for role in roles] + [(role.stderr, stderr) for role in roles]
-        )
+        logs = [(role.stdout, stdout) for role in roles] + [(role.stderr, stderr) for role in roles]
+        if any(mount.mode == "stage" for mount in self._plan.mounts):
+            logs.append((self.directory.mover.stderr, stderr))
+        follower = Follower(logs)
         try:
             with SignalPipe(_FORWARDED) as signals:
                 while not self._over:
@@ -351,6 +354,13 @@ def _start(argv: list[str], directory: JobDirectory) -> int:
         # It unblocks them when it has a session of its own and handlers.
         setsigmask=_FORWARDED,
     )
+
+
+def _progress(detach: bool) -> dict[str, str]:
+    """Return what tells the mover to draw a progress bar, where there is a terminal for it."""
+    if detach or not os.isatty(2):
+        return {}
+    return {"PAI_PROGRESS": "tty", "COLUMNS": str(os.get_terminal_size(2).columns)}
 
 
 def _pipe() -> tuple[int, int]:

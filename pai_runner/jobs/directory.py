@@ -97,6 +97,11 @@ class JobDirectory:
         """What the supervisor itself has to say: empty unless it met an error of its own."""
         return os.path.join(self.path, "supervisor.log")
 
+    @property
+    def mover(self) -> RoleDirectory:
+        """The folder of the process that copies staged files; its stderr is for the user."""
+        return RoleDirectory(os.path.join(self.path, "mover"))
+
     def role(self, label: str, attempt: int = 1) -> RoleDirectory:
         """Return the folder of the role called `label`, for example `worker-0`."""
         return RoleDirectory(os.path.join(self.path, "attempts", str(attempt), label))

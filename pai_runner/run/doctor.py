@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pai_runner.errors import PaiError
 from pai_runner.location import Location
+from pai_runner.run.access import Access, check_servers, ignores_roles
 from pai_runner.run.devices import list_gpus
-from pai_runner.secret import Secret, redact
+from pai_runner.secret import redact
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -36,7 +37,8 @@ def checks(locations: list[Location], cwd: Path) -> Iterator[Check]:
     yield _compiled_part()
     yield _gpus()
     yield _tensorflow()
-    yield _credentials()
+    yield _amazon_credentials()
+    yield _alibaba_credentials()
     for location in locations:
         yield _location(location, cwd)
 
@@ -83,7 +85,7 @@ def _tensorflow() -> Check:
     return Check("TensorFlow", False, lines[-1], "pip install tensorflow tf_keras")
 
 
-def _credentials() -> Check:
+def _amazon_credentials() -> Check:
     """Look for AWS credentials where botocore looks, and say where they come from."""
     from botocore.exceptions import BotoCoreError
     from botocore.session import Session
@@ -105,6 +107,17 @@ def _credentials() -> Check:
             "needed for s3:// locations only; instance roles are not asked here",
         )
     return Check("AWS credentials", True, f"from {credentials.method}")
+
+
+def _alibaba_credentials() -> Check:
+    """Look for the user's own keys of Alibaba; nothing is asked of the network."""
+    from pai_runner.storage.credentials import credential_source
+
+    try:
+        source = credential_source({})
+    except PaiError as error:
+        return Check("Alibaba credentials", None, str(error), error.hint or "")
+    return Check("Alibaba credentials", True, f"from {source.description}")
 
 
 def _location(location: Location, cwd: Path) -> Check:
@@ -150,11 +163,10 @@ def _remote_location(name: str, location: Location) -> Check:
         options_at,
     )
 
-    options = {
-        key: value.reveal() if isinstance(value, Secret) else value
-        for key, value in location.options
-    }
-    remote = filesystem(location.protocol, options_at(location.prefix, options))
+    access = Access.of([location], "doctor", ignores_roles(None))
+    check_servers([location])
+    options = options_at(location.prefix, access.options(location))
+    remote = filesystem(location.protocol, options)
     check_directory(remote, location.prefix)
     probe = f"{location.prefix}.pai-doctor-{uuid.uuid4().hex}"
     try:

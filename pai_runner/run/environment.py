@@ -46,8 +46,32 @@ FOR_PAI = (
         "PAI_EVENT_UPLOAD_SECONDS",
         "how often a growing event file is uploaded at most; default 30, always at its close",
     ),
+    Variable(
+        "PAI_ROLE",
+        "`ignore`: buckets are opened with your own keys, not with the role that the command names",
+    ),
+    Variable(
+        "PAI_ALLOWED_HOSTS",
+        "servers, beside Alibaba's and Amazon's, that a command may name: a comma list; "
+        "`http://HOST` permits plain http to it",
+    ),
+    Variable("PAI_STAGE_DIR", "where staged folders lie; default `stage` in PAI_HOME"),
+    Variable(
+        "PAI_STAGE_SECONDS", "how often a staged folder is looked through for new files; default 10"
+    ),
     Variable("CUDA_VISIBLE_DEVICES", "restricts the GPUs that `pai` chooses from"),
     Variable("TMPDIR", "where files wait for their upload"),
+    Variable(
+        "OSS_…",
+        "your own keys and endpoint: OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET, OSS_SESSION_TOKEN, "
+        "OSS_ENDPOINT",
+    ),
+    Variable(
+        "ALIBABA_CLOUD_…",
+        "the usual settings of Alibaba: keys, profile, ECS role, as its credentials library "
+        "reads them",
+    ),
+    Variable("PAI_STS_ENDPOINT", "the server that gives out roles; default Alibaba's"),
     Variable(
         "AWS_…", "the usual AWS settings: keys, profile, region, endpoint, as botocore reads them"
     ),

@@ -18,10 +18,11 @@ from pai_runner.command.job import ARCHIVES, is_archive, script_candidates
 from pai_runner.errors import ParameterError, SetupError, nearest
 from pai_runner.jobs.files import is_out_of_space
 from pai_runner.location import Location
-from pai_runner.secret import Secret
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
+
+    from pai_runner.run.access import Access
 
 # A text read into memory, such as a hyperParameters file, is refused above this size.
 MAX_TEXT_BYTES = 1 << 20
@@ -67,11 +68,12 @@ class Code:
         )
 
 
-def fetch(job: Request, folder: Path, cwd: Path) -> Code:
+def fetch(job: Request, folder: Path, cwd: Path, access: Access) -> Code:
     """Return the job's script, brought to this machine.
 
     `folder` receives a remote script or an archive's content: it must not exist, or be empty. A
-    local .py stays in place. The working directory is the archive's root, else `cwd`. Raises
+    local .py stays in place. The working directory is the archive's root, else `cwd`. `access`
+    opens remote ones. Raises
     SetupError when the script cannot be had, ParameterError when it is not of a kind that runs.
     """
     location = job.script
@@ -82,7 +84,7 @@ def fetch(job: Request, folder: Path, cwd: Path) -> Code:
         real = source.resolve().parent
         roots = (source.parent,) if real == source.parent else (source.parent, real)
         return Code(source.parent, source, roots, cwd.absolute())
-    remote = _find_remote(location, "script")
+    remote = _find_remote(location, "script", access)
     packed = _is_packed(location, location.name)
     with _copied(remote, folder) as copy:
         if packed:
@@ -92,7 +94,7 @@ def fetch(job: Request, folder: Path, cwd: Path) -> Code:
         return Code(folder, entry, (folder,), cwd.absolute())
 
 
-def read_text(location: Location, cwd: Path, what: str) -> str:
+def read_text(location: Location, cwd: Path, what: str, access: Access) -> str:
     """Return the text of a small file that lies wherever a script may; `what` names its parameter.
 
     Raises SetupError when it cannot be read, is larger than MAX_TEXT_BYTES or is not UTF-8.
@@ -102,7 +104,7 @@ def read_text(location: Location, cwd: Path, what: str) -> str:
         with _reading(location, what, path), path.open("rb") as file:
             content = file.read(MAX_TEXT_BYTES + 1)
     else:
-        remote = _find_remote(location, what)
+        remote = _find_remote(location, what, access)
         content = remote.read() if remote.size <= MAX_TEXT_BYTES else bytes(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         raise SetupError(
@@ -318,15 +320,12 @@ def _copied(remote: _Remote, folder: Path) -> Iterator[Path]:
         yield copy
 
 
-def _find_remote(location: Location, what: str) -> _Remote:
+def _find_remote(location: Location, what: str, access: Access) -> _Remote:
     from pai_runner.storage.filesystems import filesystem, options_at
 
-    options = {
-        name: value.reveal() if isinstance(value, Secret) else value
-        for name, value in location.options
-    }
     try:
-        fs = filesystem(location.protocol, options_at(location.prefix, options))
+        options = options_at(location.prefix, access.options(location))
+        fs = filesystem(location.protocol, options)
     except SetupError as error:
         raise SetupError(f"{_named(location, what)}: {error.message}", error.hint) from error
     path = str(fs._strip_protocol(location.prefix))

@@ -15,13 +15,15 @@ _DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>[smhd]?)")
 class Options:
     """The options of a run. Durations are seconds; None leaves the command's own word.
 
-    `devices` is the text of --devices: `cpu`, `auto`, `gpu` or `gpu:0,1`.
+    `devices` is the text of --devices: `cpu`, `auto`, `gpu` or `gpu:0,1`; `role` that of --role:
+    `assume` or `ignore`.
     """
 
     devices: str | None = None
     total_seconds: float | None = None
     no_progress_seconds: float | None = None
     grace_seconds: float = 60.0
+    role: str | None = None
 
 
 def parse_duration(text: str) -> float:

@@ -17,16 +17,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Mount:
-    """A remote location that TensorFlow and fsspec reach in the script's process.
+    """A remote location of the script.
 
-    `prefix` is what the script sees (`s3://bucket/dir/`), `options` the location's own, values
-    possibly references. `purpose` is the parameter that named it.
+    `prefix` names it (`s3://bucket/dir/`), `options` are its filesystem's, values possibly
+    references. `purpose` is the parameter that named it. By `mode`, TensorFlow and fsspec reach
+    it in the script's process (`stream`), or its files are copied to `folder` before the script
+    starts, and back (`stage`).
     """
 
     prefix: str
     protocol: str
     purpose: str
     options: Mapping[str, str] = field(default_factory=dict)
+    mode: str = "stream"
+    folder: str = ""
 
 
 @dataclass(frozen=True)

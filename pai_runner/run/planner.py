@@ -17,14 +17,16 @@ from pai_runner.command.words import parse_hyper_parameters
 from pai_runner.errors import SetupError
 from pai_runner.jobs.directory import JobDirectory
 from pai_runner.location import Location
+from pai_runner.run.access import Access, check_servers, ignores_roles
 from pai_runner.run.arguments import compose
 from pai_runner.run.devices import Demand, choose, list_gpus
 from pai_runner.run.fetch import fetch, read_text
+from pai_runner.run.mounts import plan_mounts, stage_root
 from pai_runner.run.options import Options
 from pai_runner.run.plan import Limits, Mount, Plan, RolePlan
 from pai_runner.run.script_flags import choose_api, scan
 from pai_runner.run.secrets import SecretStore
-from pai_runner.secret import Secret, is_secret_name, redact
+from pai_runner.secret import is_secret_name, redact_secrets
 
 
 @dataclass(frozen=True)
@@ -49,16 +51,18 @@ def make_plan(
     Raises SetupError, BusyError and ParameterError.
     """
     store = SecretStore()
-    fetched = fetch(job, code_folder, cwd)
+    access = Access.of(job.locations, directory.id, ignores_roles(options.role))
+    check_servers(job.locations)
+    fetched = fetch(job, code_folder, cwd, access)
     flags = scan(fetched.entry, fetched.source_roots)
     code = fetched.moved(code_folder, Path(directory.code))
     api = choose_api(flags, forced=job.tf_api, algorithm_api=job.algorithm_api)
     choice = choose(Demand.of(options.devices, job.gpu_required), *list_gpus())
-    values = _platform_values(job, cwd)
-    hyper_parameters = _hyper_parameters(job, cwd)
+    mounts = plan_mounts(job, access, store, stage_root(directory))
+    values = _platform_values(job, cwd, mounts)
+    hyper_parameters = _hyper_parameters(job, cwd, access)
     words = store.hide_words(job.user_defined_parameters)
     words_shown = None if tuple(words) == job.user_defined_parameters else " ".join(words)
-    mounts = _mounts(job, store)
     job_name = job.job_name or code.entry.stem
     role = RolePlan(
         name="worker",
@@ -93,7 +97,12 @@ def make_plan(
         limits=_limits(job, options),
         source_roots=tuple(map(str, code.source_roots)),
         folders=_output_folders(job, cwd),
-        notices=(*job.notices, *code.notices, *choice.notices),
+        notices=(
+            *job.notices,
+            *access.notices(job.locations),
+            *code.notices,
+            *choice.notices,
+        ),
     )
     return Prepared(plan, store.values, words_shown)
 
@@ -105,9 +114,9 @@ def _shown_command(job: Job, words_shown: str | None) -> str:
     """
     statement = job.statement
     if words_shown is None:
-        return redact(statement.text)
+        return redact_secrets(statement.text)
     parameters = {**statement.parameters, "userDefinedParameters": words_shown}
-    shown = {name: redact(value) for name, value in parameters.items()}
+    shown = {name: redact_secrets(value) for name, value in parameters.items()}
     return render(job.algorithm, statement.project, shown, statement.options)
 
 
@@ -146,33 +155,22 @@ _VARIABLES = {
 }
 
 
-def _platform_values(job: Job, cwd: Path) -> dict[str, str]:
+def _platform_values(job: Job, cwd: Path, mounts: Sequence[Mount]) -> dict[str, str]:
     """Return the values of PAI's own flags, by flag, for those that the command gives."""
+    staged = {mount.prefix: f"{mount.folder}/" for mount in mounts if mount.folder}
     values = {
-        name: ",".join(_seen_by_script(location, cwd) for location in locations)
-        for name, locations in _directories(job).items()
+        name: ",".join(_seen_by_script(location, cwd, staged) for location in locations)
+        for name, locations in job.directories.items()
     }
     values["tables"] = ",".join(job.tables)
     values["outputs"] = ",".join(job.outputs)
     return {name: values[name] for name in _VARIABLES if values.get(name)}
 
 
-def _directories(job: Job) -> dict[str, Sequence[Location]]:
-    def one(location: Location | None) -> Sequence[Location]:
-        return () if location is None else (location,)
-
-    return {
-        "buckets": job.buckets,
-        "checkpointDir": one(job.checkpoint_dir),
-        "summaryDir": one(job.summary_dir),
-        "volumes": job.volumes,
-    }
-
-
-def _seen_by_script(location: Location, cwd: Path) -> str:
+def _seen_by_script(location: Location, cwd: Path, staged: Mapping[str, str]) -> str:
     """Return a joinable prefix; a local one is absolute, for a script may change its folder."""
     if not location.is_local:
-        return location.prefix
+        return staged.get(location.prefix, location.prefix)
     return str(_local_folder(location, cwd)).rstrip("/") + "/"
 
 
@@ -180,58 +178,29 @@ def _local_folder(location: Location, cwd: Path) -> Path:
     return cwd / Path(location.path).expanduser()
 
 
-def _hyper_parameters(job: Job, cwd: Path) -> list[tuple[str, str]]:
+def _hyper_parameters(job: Job, cwd: Path, access: Access) -> list[tuple[str, str]]:
     if job.hyper_parameters is None:
         return []
-    text = read_text(job.hyper_parameters, cwd, "hyperParameters")
+    text = read_text(job.hyper_parameters, cwd, "hyperParameters", access)
     return parse_hyper_parameters(text, str(job.hyper_parameters))
 
 
 def _environment_of_hyper_parameters(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     """Return PAI_HYPER_PARAMETERS. Other processes may read an environment: no secrets there."""
     shown = {
-        name: value for name, value in pairs if not is_secret_name(name) and redact(value) == value
+        name: value
+        for name, value in pairs
+        if not is_secret_name(name) and redact_secrets(value) == value
     }
     return {"PAI_HYPER_PARAMETERS": json.dumps(shown, ensure_ascii=False)} if pairs else {}
 
 
-# ====== Where its data lies ======
-
-
-def _mounts(job: Job, store: SecretStore) -> tuple[Mount, ...]:
-    mounts: dict[str, Mount] = {}
-    for purpose, locations in _directories(job).items():
-        for location in locations:
-            if location.is_local:
-                continue
-            options = {
-                name: store.put(f"{purpose}.{name}", value.reveal())
-                if isinstance(value, Secret)
-                else value
-                for name, value in location.options
-            }
-            mount = Mount(location.prefix, location.protocol, purpose, options)
-            _refuse_two_ways(mounts.setdefault(mount.prefix, mount), mount, store)
-    return tuple(mounts.values())
-
-
-def _refuse_two_ways(first: Mount, second: Mount, store: SecretStore) -> None:
-    """Refuse one prefix that is given twice with different options: the script names only it."""
-
-    def plain(mount: Mount) -> dict[str, str]:
-        return {name: store.reveal(value) for name, value in mount.options.items()}
-
-    if plain(first) != plain(second):
-        raise SetupError(
-            f"{first.prefix} is given with different options by -D{first.purpose} and"
-            f" -D{second.purpose}",
-            "give it the same options in both, or name a folder below it in one of them",
-        )
+# ====== Local folders and limits ======
 
 
 def _output_folders(job: Job, cwd: Path) -> tuple[str, ...]:
     """Return the local folders to make. Raises SetupError for a local bucket that is missing."""
-    directories = _directories(job)
+    directories = job.directories
 
     def local(*purposes: str) -> list[tuple[str, Path]]:
         return [

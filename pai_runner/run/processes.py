@@ -9,6 +9,7 @@ process group, written as one negative pid, which `os.kill` understands.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from functools import lru_cache
 
@@ -148,6 +149,23 @@ def exit_code(status: int) -> int:
     """Return a wait status as a shell's exit code: 128 + the number of a signal."""
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def wake_on(orders: Collection[int], *others: int) -> int:
+    """Let these signals wake a loop, no more; return the descriptor that gives their numbers.
+
+    `orders` that came before are dropped: they were meant for who started this process.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    for signum in orders:
+        signal.signal(signum, signal.SIG_IGN)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for signum in (*orders, *others):
+        signal.signal(signum, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    return reader
 
 
 def close_all_except(keep: Collection[int]) -> None:

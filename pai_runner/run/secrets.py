@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pai_runner.secret import Secret, holds_reference, is_secret_name, redact, reference, resolve
+from pai_runner.secret import (
+    Secret,
+    holds_reference,
+    is_secret_name,
+    redact_secrets,
+    reference,
+    resolve,
+)
 
 
 class SecretStore:
@@ -29,7 +36,7 @@ class SecretStore:
         A value that happens to look like a reference is kept as one too, so that it reaches the
         script as it was written.
         """
-        if is_secret_name(name) or redact(value) != value or holds_reference(value):
+        if is_secret_name(name) or redact_secrets(value) != value or holds_reference(value):
             return self.put(name, value)
         return value
 

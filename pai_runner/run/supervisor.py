@@ -7,10 +7,11 @@ one thread and one loop. Signal handlers only wake the loop.
 
     supervise.py JOB_DIRECTORY CONTROL REPORT [BOOTSTRAP]
 
-CONTROL is a pipe from the launcher: one line of JSON, {"secrets": {…}, "detach": false}, then
-nothing; unless detached its end means that the launcher is gone. REPORT is a pipe to the
-launcher: {"ready": true}, at the end {"final": record, "saved": whether it was written}; its end
-means that the supervisor is gone. BOOTSTRAP is the program of the roles.
+CONTROL is a pipe from the launcher: one line of JSON, {"secrets": {…}, "detach": false,
+"progress": {…}}, then nothing; `progress` is for the mover's environment. Unless detached its
+end means that the launcher is gone. REPORT is a pipe to the launcher: {"ready": true}, at the
+end {"final": record, "saved": whether it was written}; its end means that the supervisor is
+gone. BOOTSTRAP is the program of the roles.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ import select
 import signal
 import time
 
+from pai_runner.errors import ExitCode
 from pai_runner.jobs import cancel as requests
 from pai_runner.jobs.directory import JobDirectory
 from pai_runner.jobs.files import now_text
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.state import Kind, Reason, State
 from pai_runner.run import processes
-from pai_runner.run.ending import LEFTOVER_SECONDS, UNKILLABLE_SECONDS, Ending
+from pai_runner.run.ending import LEFTOVER_SECONDS, UNKILLABLE_SECONDS
 from pai_runner.run.guard import Role
 from pai_runner.run.journal import Journal
-from pai_runner.run.verdict import Cause, Verdict, judge, signal_name
-from pai_runner.run.ward import Ward
+from pai_runner.run.roles import Roles
+from pai_runner.run.staging import Mover
+from pai_runner.run.verdict import Cause, Verdict, judge, signal_name, with_problem
 from pai_runner.run.watch import Limits, memory_kills
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
-
-    from pai_runner.jobs.record import RoleProcess
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PASSED_SIGNALS = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
@@ -76,13 +77,13 @@ class Supervisor:
         self._limits = Limits(
             {"grace_seconds": 0.0, "total_seconds": None, "no_progress_seconds": None}, 0.0
         )
-        self._wards: list[Ward] = []
+        self._roles = Roles((), 0.0)
+        self._mover: Mover | None = None
         self._cause: Cause | None = None
         self._stopping_since: float | None = None
         self._forced = False
         self._dump_until = _NEVER
         self._give_up_guards_at = _NEVER
-        self._orphans: Ending | None = None
         self._memory_kills = memory_kills()
         self._poller = select.poll()
 
@@ -97,35 +98,42 @@ class Supervisor:
         else:
             self._attached = not orders["detach"]
             self._secrets = orders["secrets"]
-            self._start()
+            self._start(orders["progress"])
         self._save(State.STARTING, supervisor=Identity.of(os.getpid()))
         self._journal.tell_launcher({"ready": True})
-        children = bool(self._wards)
-        while self._busy(children):
-            children = self._turn()
-        self._finish(judge(self._cause, [ward.end for ward in self._wards]))
+        while not self._roles.are_gone or (self._mover is not None and not self._mover.is_gone):
+            self._turn()
+        verdict = judge(self._cause, self._roles.ends)
+        if self._mover is not None and self._mover.problem:
+            verdict = with_problem(verdict, self._mover.problem)
+        self._finish(verdict)
 
     def fail(self, error: Exception) -> None:
         """Record an error of the supervisor's own, once the guards have ended their trees."""
-        for ward in self._wards:
-            ward.abandon()
+        self._roles.abandon()
+        if self._mover is not None:
+            self._mover.abandon()
         deadline = time.monotonic() + self._limits.grace + LEFTOVER_SECONDS + _GUARD_MARGIN
         while processes.reap()[1] and time.monotonic() < deadline:
             time.sleep(0.05)
         message = f"{type(error).__name__}: {error}"
         self._finish(Verdict(State.FAILED, Reason.INTERNAL_ERROR, 1, Kind.RUNNER, message, None))
 
-    def _start(self) -> None:
+    def _start(self, progress: dict[str, str]) -> None:
         with open(self._directory.spec, encoding="utf-8") as file:
             spec = json.load(file)
         self._limits = Limits(spec["limits"], time.monotonic())
-        self._wards = [Ward(self._role(role)) for role in spec["roles"]]
-        for ward in self._wards:
-            ward.start(self._secrets)
-            self._poller.register(ward.from_guard, select.POLLIN)
+        self._roles = Roles([self._role(role) for role in spec["roles"]], self._limits.grace)
         self._poller.register(self._wakeup, select.POLLIN)
         if self._attached:
             self._poller.register(self._control, select.POLLIN)
+        if any(mount["mode"] == "stage" for mount in spec["mounts"]):
+            self._mover = Mover(self._directory, self._secrets, progress)
+            self._mover.start()
+            self._watch_mover(self._mover)
+            self._advance_staging(())
+        else:
+            self._roles.start(self._secrets, self._poller)
 
     def _role(self, role: dict[str, Any]) -> Role:
         label = f"{role['name']}-{role['index']}"
@@ -138,20 +146,13 @@ class Supervisor:
             self._limits.grace,
         )
 
-    def _busy(self, children: bool) -> bool:
-        """Whether there is a guard, or something that a dead guard left and that can be ended."""
-        if any(ward.guard_status is None for ward in self._wards):
-            return True
-        return children and self._orphans is not None and not self._orphans.given_up(_now())
-
-    def _turn(self) -> bool:
-        """Wait for something to happen and act on it. Returns whether any child is left."""
+    def _turn(self) -> None:
+        """Wait for something to happen and act on it."""
         ready = [descriptor for descriptor, _ in self._poller.poll(self._timeout() * 1000)]
         # What the roles did comes before what was asked meanwhile: it happened first.
-        for ward in self._wards:
-            if ward.from_guard in ready and not ward.read_reports():
-                self._poller.unregister(ward.from_guard)
-        children = self._reap()
+        self._roles.read_reports(ready, self._poller)
+        self._reap()
+        self._advance_staging(ready)
         self._note_starts()
         self._note_ends()
         if self._wakeup in ready:
@@ -163,7 +164,6 @@ class Supervisor:
             self._launcher_gone()
         self._check_request()
         self._check_time(_now())
-        return children
 
     def _timeout(self) -> float:
         """Return the seconds until something is due."""
@@ -171,84 +171,79 @@ class Supervisor:
         due = [now + _TICK, self._dump_until, self._give_up_guards_at]
         if not self._is_ending():
             due.append(self._limits.due())
-        if self._orphans is not None:
-            due.append(self._orphans.step(now))
+        due.append(self._roles.step(now))
         return max(0.0, min(due) - now)
 
     def _save(self, state: State, **changes: Any) -> None:
-        self._journal.save(state, roles=self._roles(), **changes)
+        self._journal.save(state, roles=self._roles.to_record(), **changes)
 
     def _finish(self, verdict: Verdict) -> None:
-        self._journal.finish(verdict, self._secrets.values(), roles=self._roles())
+        self._journal.finish(verdict, self._secrets.values(), roles=self._roles.to_record())
         self._journal.close()
-
-    def _roles(self) -> tuple[RoleProcess, ...]:
-        return tuple(ward.to_record() for ward in self._wards)
 
     # ====== The roles ======
 
-    def _reap(self) -> bool:
-        ended, children = processes.reap()
-        guards = {ward.guard_pid: ward for ward in self._wards}
-        for pid, status in ended:
-            ward = guards.get(pid)
-            if ward is None:
-                self._orphan_ended(pid)
+    def _reap(self) -> None:
+        for pid, status in processes.reap()[0]:
+            if self._mover is not None and pid == self._mover.pid:
+                self._mover_ended(self._mover, status)
                 continue
-            ward.guard_status = status
-            ward.read_reports()
-            if not ward.done:
-                self._guard_gone(ward, status)
-        return children
-
-    def _guard_gone(self, ward: Ward, status: int) -> None:
-        """Take over the tree of a guard that was killed: it has come to this process."""
-        how = "failed; see supervisor.log"
-        if os.WIFSIGNALED(status):
-            how = f"was killed by {signal_name(os.WTERMSIG(status))}"
-        message = f"the guard of {ward.label} (pid {ward.guard_pid}) {how}; its script was ended"
-        code = 128 + signal.SIGKILL
-        self._stop(Cause(State.FAILED, Reason.GUARD_GONE, message, exit_code=code))
-        now = _now()
-        if self._orphans is None:
-            self._orphans = Ending(self._orphaned, now, self._limits.grace)
-        if ward.process is None or not ward.process.alive:
-            self._orphans.leader_left(now)
-        elif not processes.HAS_SUBREAPER:
-            # Elsewhere the kernel has sent this already, when the guard died.
-            processes.send([ward.process.pid], signal.SIGTERM)
-        if self._forced:
-            self._orphans.force(now)
-
-    def _orphan_ended(self, pid: int) -> None:
-        leaders = [ward.process.pid for ward in self._wards if ward.process is not None]
-        if self._orphans is not None and pid in leaders:
-            self._orphans.leader_left(_now())
-
-    def _orphaned(self) -> list[int]:
-        """Return the processes that came here from guards that are gone."""
-        if processes.HAS_SUBREAPER:
-            guards = [ward.guard_pid for ward in self._wards]
-            return processes.living(processes.descendants(os.getpid(), without=guards))
-        gone = [ward.process for ward in self._wards if not ward.done and ward.process]
-        return [pid for process in gone for pid in processes.group_members(process.pid)]
+            message = self._roles.ended(pid, status)
+            if message:
+                code = 128 + signal.SIGKILL
+                self._stop(Cause(State.FAILED, Reason.GUARD_GONE, message, exit_code=code))
+                self._roles.take_over(pid)
 
     def _note_starts(self) -> None:
         if self._journal.record.state is not State.STARTING:
             return
-        if all(ward.process is not None for ward in self._wards):
+        if self._roles.all_run:
             self._save(State.RUNNING, started=now_text())
-            self._limits.watch([ward.role.directory for ward in self._wards], _now())
+            self._limits.watch([ward.role.directory for ward in self._roles], _now())
 
     def _note_ends(self) -> None:
         if self._stopping_since is not None:
             return
-        for ward in self._wards:
-            if ward.end.status == signal.SIGKILL:
-                ward.end.killed_for_memory = memory_kills() > self._memory_kills
-        if any(ward.end.failed for ward in self._wards):
+        for end in self._roles.ends:
+            if end.status == signal.SIGKILL:
+                end.killed_for_memory = memory_kills() > self._memory_kills
+        if any(end.failed for end in self._roles.ends):
             # The others cannot get on without it.
             self._tell_to_stop(signal.SIGTERM)
+
+    # ====== Staged folders ======
+
+    def _watch_mover(self, mover: Mover) -> None:
+        if mover.pid:
+            self._roles.strangers = [mover.pid]
+            self._poller.register(mover.from_mover, select.POLLIN)
+
+    def _mover_ended(self, mover: Mover, status: int) -> None:
+        self._poller.unregister(mover.from_mover)
+        mover.ended(status)
+        self._watch_mover(mover)
+
+    def _advance_staging(self, ready: Sequence[int]) -> None:
+        """Start the roles when their files are there, copy back when nothing of them runs."""
+        mover = self._mover
+        if mover is None:
+            return
+        if mover.pid and mover.from_mover in ready:
+            mover.read_reports()
+        if mover.failure and self._cause is None:
+            code, message = ExitCode.SETUP.value, mover.failure
+            self._stop(Cause(State.FAILED, Reason.SETUP_FAILED, message, exit_code=code))
+        mover.check(_now())
+        if mover.is_over:
+            return
+        if not self._roles.are_started and self._cause is not None:
+            mover.stop()
+        elif not self._roles.are_started and mover.is_staged:
+            self._roles.start(self._secrets, self._poller)
+        elif self._roles.are_started and self._roles.are_gone:
+            if self._journal.record.state is not State.PUBLISHING:
+                self._save(State.PUBLISHING)
+            mover.finish(killed=any(end.is_killed for end in self._roles.ends))
 
     # ====== Stopping ======
 
@@ -265,7 +260,7 @@ class Supervisor:
 
     def _is_ending(self) -> bool:
         """Whether it is settled how the job ends: by a cause, a failure, or all roles' ends."""
-        ends = [ward.end for ward in self._wards]
+        ends = self._roles.ends
         return (
             self._cause is not None
             or any(end.failed for end in ends)
@@ -277,24 +272,21 @@ class Supervisor:
         self._stopping_since = now
         self._dump_until = _NEVER
         self._give_up_guards_at = now + self._limits.grace + LEFTOVER_SECONDS + _GUARD_MARGIN
-        for ward in self._wards:
-            ward.tell(f"stop {int(signum)} {self._limits.grace}")
+        self._roles.tell(f"stop {int(signum)} {self._limits.grace}")
 
     def _force(self) -> None:
         if self._forced:
             return
         self._forced = True
-        for ward in self._wards:
-            ward.tell("kill")
-        if self._orphans is not None:
-            self._orphans.force(_now())
+        self._roles.force()
+        if self._mover is not None:
+            self._mover.stop()
         self._give_up_guards_at = min(self._give_up_guards_at, _now() + _GUARD_MARGIN)
 
     def _take_signals(self) -> None:
         for signum in set(os.read(self._wakeup, 4096)):
             if signum in PASSED_SIGNALS:
-                for ward in self._wards:
-                    ward.tell(f"signal {signum}")
+                self._roles.tell(f"signal {signum}")
             elif signum in STOP_SIGNALS:
                 self._take_stop_signal(signum)
 
@@ -330,16 +322,14 @@ class Supervisor:
             # First let the script say where it hangs; the bootstrap has told it how.
             self._decide(passed)
             self._dump_until = now + _DUMP_SECONDS
-            for ward in self._wards:
-                ward.tell(f"signal {int(signal.SIGQUIT)}")
+            self._roles.tell(f"signal {int(signal.SIGQUIT)}")
         elif passed is not None:
             self._stop(passed)
         elif now >= self._dump_until and self._stopping_since is None:
             self._tell_to_stop(signal.SIGTERM)
         if now >= self._give_up_guards_at:
             self._give_up_guards_at = _NEVER
-            silent = [ward.guard_pid for ward in self._wards if ward.guard_status is None]
-            processes.send(silent, signal.SIGKILL)
+            self._roles.kill_guards()
 
 
 def _read_line(descriptor: int) -> dict[str, Any] | None:
@@ -354,21 +344,6 @@ def _read_line(descriptor: int) -> dict[str, Any] | None:
     return orders
 
 
-def _prepare_signals() -> int:
-    """Let signals wake the loop, no more; return the descriptor that gives their numbers."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)
-    for signum in (*STOP_SIGNALS, *PASSED_SIGNALS):
-        # Drops what came before this process had a session: it was meant for the launcher.
-        signal.signal(signum, signal.SIG_IGN)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    for signum in (*STOP_SIGNALS, *PASSED_SIGNALS, signal.SIGCHLD, signal.SIGCONT):
-        signal.signal(signum, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    return reader
-
-
 def main(arguments: Sequence[str]) -> None:
     """Supervise one job, as the module's text says."""
     directory = JobDirectory.at(arguments[0])
@@ -381,7 +356,8 @@ def main(arguments: Sequence[str]) -> None:
     processes.set_subreaper()
     processes.set_name("pai-supervisor")
     os.chdir("/")
-    supervisor = Supervisor(directory, control, report, _prepare_signals(), bootstrap)
+    wakeup = processes.wake_on((*STOP_SIGNALS, *PASSED_SIGNALS), signal.SIGCHLD, signal.SIGCONT)
+    supervisor = Supervisor(directory, control, report, wakeup, bootstrap)
     try:
         supervisor.run()
     except Exception as error:

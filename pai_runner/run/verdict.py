@@ -68,6 +68,16 @@ class RoleEnd:
         return None if self.status is None else processes.exit_code(self.status)
 
     @property
+    def is_killed(self) -> bool:
+        """Whether a signal cut it off, or nothing is known of its end.
+
+        Python ends by SIGINT only after it has unwound, as after any exception.
+        """
+        if self.status is None:
+            return True
+        return os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) != signal.SIGINT
+
+    @property
     def failed(self) -> bool:
         return self.failure is not None or self.status not in (None, 0)
 
@@ -101,6 +111,19 @@ def judge(cause: Cause | None, ends: Sequence[RoleEnd]) -> Verdict:
     if left:
         pids = ", ".join(map(str, left))
         verdict.message += f"; these processes do not end, they hang in the kernel: {pids}"
+    return verdict
+
+
+def with_problem(verdict: Verdict, problem: str) -> Verdict:
+    """Return the verdict of a job of whose staged files `problem` says what was not copied back.
+
+    It makes a failure of a success, and leaves a failure its own code.
+    """
+    if verdict.state is State.SUCCEEDED:
+        message = f"the script succeeded, but {problem}"
+        reason = Reason.NOT_COPIED_BACK
+        return Verdict(State.FAILED, reason, 1, Kind.RUNNER, message, None)
+    verdict.message += f"; {problem}"
     return verdict
 
 

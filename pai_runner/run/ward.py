@@ -34,6 +34,11 @@ class Ward:
         self.from_guard = -1
         self._buffer = b""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its guard has been started and is there."""
+        return self.guard_pid != 0 and self.guard_status is None
+
     def start(self, secrets: Mapping[str, str]) -> None:
         """Fork the guard, which starts the role. Raises OSError."""
         self.guard_pid, self._to_guard, self.from_guard = fork_guard(self.role, secrets)

@@ -51,6 +51,24 @@ def report_script(error: BaseException, role_directory: str) -> None:
     sys.excepthook = _without_our_frames(sys.excepthook if own_hook else _printer(error))
 
 
+def redact_threads() -> None:
+    """Keep secrets out of what Python prints of a thread that fails."""
+    import threading
+
+    show = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        text = _text(failed.exc_value) if failed.exc_value is not None else ""
+        shown = redact(text)
+        if shown == text:
+            show(failed)
+            return
+        name = failed.thread.name if failed.thread is not None else "a thread that is gone"
+        _say(f"Exception in thread {name}:\n{shown.removesuffix(chr(10))}")
+
+    threading.excepthook = hook
+
+
 def report_loss(what: str, role_directory: str) -> None:
     """Record that the script ended with files that could not be uploaded."""
     _record(role_directory, "script", OSError("files were not uploaded"), what, None)

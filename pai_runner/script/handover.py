@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Mount:
-    """A remote location of the script: `options` are its own, secrets in plain text."""
+    """A remote location that the script reaches itself; `options` hold secrets in plain text."""
 
     __slots__ = ("options", "prefix", "protocol")
 
@@ -76,6 +76,7 @@ class Handover:
                 {name: plain(value) for name, value in mount["options"].items()},
             )
             for mount in plan["mounts"]
+            if mount["mode"] == "stream"
         ]
         self.secrets = list(secrets.values())
 

@@ -120,13 +120,14 @@ def install(settings: Settings) -> None:
         on_tensorflow.append(tf1.install(settings.source_folders))
     if settings.mounts:
         on_tensorflow.append(lambda _: _register_file_systems(settings))
+    actions: dict[str, Action] = {}
     if on_tensorflow:
-        _after_import(
-            {
-                "tensorflow": lambda module: [action(module) for action in on_tensorflow],
-                "multiprocessing.spawn": lambda module: _inherit(module, settings),
-            }
-        )
+        actions["tensorflow"] = lambda module: [action(module) for action in on_tensorflow]
+        actions["multiprocessing.spawn"] = lambda module: _inherit(module, settings)
+    if any(mount.protocol == "oss" for mount in settings.mounts):
+        actions["fsspec"] = lambda module: _mount_oss(module, settings)
+    if actions:
+        _after_import(actions)
 
 
 def _after_import(actions: Mapping[str, Action]) -> None:
@@ -144,6 +145,12 @@ def _register_file_systems(settings: Settings) -> None:
         report_loss(what, os.path.dirname(settings.heartbeat))
 
     register(settings.mounts, on_change=settings.beat, on_loss=lose)
+
+
+def _mount_oss(fsspec: ModuleType, settings: Settings) -> None:
+    from pai_runner.script.mounted import serve
+
+    serve(fsspec, settings.mounts)
 
 
 def _inherit(spawn: ModuleType, settings: Settings) -> None:

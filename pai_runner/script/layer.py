@@ -11,11 +11,13 @@ import os
 import time
 from collections.abc import Callable
 
+from pai_runner.location import plain_path
 from pai_runner.script.matching import matching
 from pai_runner.script.readers import LocalReader, Reader, RemoteReader
-from pai_runner.script.staging import Staged, Staging, is_temporary, is_temporary_directory
+from pai_runner.script.staging import Staged, Staging
 from pai_runner.script.stores import Entry, Store, Stores, clean, is_below, is_bucket, parent
 from pai_runner.script.writers import Writers
+from pai_runner.storage.names import is_temporary, is_temporary_directory
 
 # gfile.walk lists a directory, then asks for each entry whether it is a directory: the listing
 # answers as long as it is as fresh as this.
@@ -56,7 +58,7 @@ class FileLayer:
 
     def matching(self, pattern: str) -> list[str]:
         """Return the paths that match `pattern`, sorted."""
-        return matching(pattern, self.exists, lambda path: self._list(clean(path)))
+        return matching(plain_path(pattern), self.exists, lambda path: self._list(clean(path)))
 
     def _find(self, path: str) -> Entry | None:
         return self._find_local(path) or self._stores.of(path).find(path)

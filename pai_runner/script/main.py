@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from pai_runner.errors import ExitCode, PaiError, SetupError
-from pai_runner.script.failure import report_script, report_setup
+from pai_runner.script.failure import redact_threads, report_script, report_setup
 from pai_runner.script.handover import Handover, read_handover
 from pai_runner.script.imports import Settings, install
 
@@ -41,6 +41,8 @@ def _set_up() -> tuple[Handover, bytes]:
         from pai_runner.script.preflight import check_mounts
 
         check_mounts(handover.mounts)
+    if handover.mounts or handover.secrets:
+        redact_threads()
     _make(handover.folders)
     install(
         Settings(

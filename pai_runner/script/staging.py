@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import tempfile
 import threading
 import time
@@ -18,29 +17,8 @@ from contextlib import suppress
 
 from pai_runner.script.stores import is_below, is_root, parent
 
-# TensorFlow writes under these names, then renames (tensor_bundle.cc, saver.py,
-# functional_saver.py, file_io.atomic_write_string_to_file): they stay local until then. The
-# parts of a sharded checkpoint are read back by the process that merges them, which is this
-# one as long as a job has one worker.
-_TEMPORARY = re.compile(
-    r"\.tempstate\d+$"
-    r"|(_temp/part|\.part)-\d{5}-of-\d{5}\.(index|data-\d{5}-of-\d{5})$"
-    r"|\.tmp[0-9a-f]{32}$"
-)
-_TEMPORARY_DIRECTORY = re.compile(r"_temp$")
-
 # At most this share of the time goes into uploading a file that is still being written.
 _UPLOAD_SHARE = 0.1
-
-
-def is_temporary(path: str) -> bool:
-    """Tell whether TensorFlow will rename the file before it counts."""
-    return _TEMPORARY.search(path) is not None
-
-
-def is_temporary_directory(path: str) -> bool:
-    """Tell whether the name is one of TensorFlow's for the parts of a checkpoint."""
-    return _TEMPORARY_DIRECTORY.search(path) is not None
 
 
 class Staged:

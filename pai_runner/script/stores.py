@@ -13,10 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pai_runner.storage.filesystems import cancel_requests, filesystem, options_at
+from pai_runner.location import plain_path
+from pai_runner.storage.filesystems import (
+    cancel_requests,
+    filesystem,
+    modified_ns,
+    options_at,
+    takes_threads,
+)
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -61,7 +67,7 @@ def clean(path: str) -> str:
     TensorFlow's local file system does the same (FileSystem::CleanPath); `..` never leaves the
     bucket.
     """
-    protocol, _, rest = path.partition("://")
+    protocol, _, rest = plain_path(path).partition("://")
     parts: list[str] = []
     for part in rest.split("/"):
         if part == "..":
@@ -122,8 +128,7 @@ class Store:
         with self._making:
             if self._process != os.getpid():
                 self._fs = filesystem(self._protocol, self._options)
-                # Those that are not asynchronous underneath are seldom safe among threads.
-                self._turn = nullcontext() if self._fs.async_impl else threading.RLock()
+                self._turn = nullcontext() if takes_threads(self._fs) else threading.RLock()
                 self._process = os.getpid()
         fs: AbstractFileSystem = self._fs
         return fs
@@ -208,7 +213,7 @@ class Store:
 
     def each(self, action: Callable[[_T], None], items: Sequence[_T]) -> None:
         """Do `action` for every item, several at once where the filesystem can."""
-        if len(items) < 2 or not self.fs.async_impl:
+        if len(items) < 2 or not takes_threads(self.fs):
             for item in items:
                 action(item)
             return
@@ -234,17 +239,7 @@ def _below(name: str, key: str) -> str:
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
-    return Entry(info["type"] == "directory", int(info.get("size") or 0), _modified(info))
-
-
-def _modified(info: Mapping[str, Any]) -> int:
-    for name in ("LastModified", "last_modified", "modified", "mtime", "updated", "created"):
-        value = info.get(name)
-        if isinstance(value, datetime):
-            return int(value.timestamp() * 1e9)
-        if isinstance(value, (int, float)) and value:
-            return int(value * 1e9)
-    return 0
+    return Entry(info["type"] == "directory", int(info.get("size") or 0), modified_ns(info))
 
 
 # ====== All of them ======

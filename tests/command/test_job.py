@@ -65,8 +65,7 @@ def test_the_least_job() -> None:
         no_progress_seconds=None,
         python=None,
         tf_api="auto",
-        arn=None,
-        oss_host=None,
+        mount="stream",
         notices=(),
     )
 
@@ -92,6 +91,7 @@ def test_everything_typed() -> None:
         "-DtfApi=v2",
         "-Darn=acs:ram::123456:role/r",
         "-DossHost=oss-cn-x.aliyuncs.com",
+        "-Dmount=stage",
         script="s3://b/code.tar.gz",
         name="tensorflow2150",
     )
@@ -114,7 +114,7 @@ def test_everything_typed() -> None:
     assert made.total_seconds == 5400
     assert made.no_progress_seconds == 60
     assert made.python == "/usr/bin/python3"
-    assert (made.arn, made.oss_host) == ("acs:ram::123456:role/r", "oss-cn-x.aliyuncs.com")
+    assert made.mount == "stage"
     assert [notice.split(" ")[0] for notice in made.notices] == [
         "-Dtables", "-Doutputs", "-Darn", "-DossHost",
     ]  # fmt: skip
@@ -292,6 +292,34 @@ def test_a_set_statement_reaches_the_job() -> None:
         parse("set odps.pai.property.gpuRequired=0; pai -name tensorflow -Dscript=x.py")
     )
     assert make_job(statement).gpu_required == 0
+
+
+# ====== Locations ======
+
+
+def test_role_and_host_of_the_command_are_those_of_its_oss_locations() -> None:
+    made = job(
+        "-Dbuckets=oss://a/,s3://c/,oss://b.own.aliyuncs.com/?id=AKIDAKIDAKID&key=hidden-value",
+        "-DcheckpointDir=oss://a/out",
+        "-DhyperParameters=oss://a/h.txt",
+        "-Darn=acs:ram::1:role/r",
+        "-DossHost=oss-cn-x.aliyuncs.com",
+        script="oss://a/x.py",
+    )
+    ours = Location.parse("oss://a/?role_arn=acs:ram::1:role/r&host=oss-cn-x.aliyuncs.com")
+    plain, amazon, own = made.buckets
+    assert plain == ours
+    assert amazon.options == ()
+    assert own.plain_options() == {
+        "host": "own.aliyuncs.com",
+        "access_key_id": "AKIDAKIDAKID",
+        "access_key_secret": "hidden-value",
+    }
+    for location in (made.checkpoint_dir, made.hyper_parameters, made.script):
+        assert location is not None
+        assert location.options == ours.options
+    assert not made.notices
+    assert len(made.locations) == 6
 
 
 # ====== Secrets ======

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pai_runner.command import PARAMETERS, Kind, Status, rows
+from pai_runner.command.parameters import Parameter
 from pai_runner.command.values import given as checked
 from pai_runner.errors import ParameterError
 
@@ -20,7 +21,7 @@ OF_PAI = (
     "enableDockerFusion", "gitConfig", "serviceSelection", "dlcParameters",
     "tableTokenLife",
 )  # fmt: skip
-OURS = ["tfApi"]
+OURS = ["tfApi", "mount"]
 
 LOCATION = (["s3://b/d/", "oss://b.oss-cn-x.aliyuncs.com/d", "./out", "file:///d", "memory://d"],
             ["oss:/b", "s3://", "odps://p/volumes/v/1", "s3://b/?nosuch=1"])  # fmt: skip
@@ -44,7 +45,7 @@ VALUES: dict[Kind, tuple[list[str], list[str]]] = {
     Kind.INTEGER: INTEGER,
     Kind.HOURS: (["0", "1440", "0.5", ".5", " 2 "], ["-1", "1h", "nan", "inf", "1e3", "."]),
     Kind.BOOLEAN: BOOLEAN,
-    Kind.CHOICE: (["v1", "v2", "auto"], ["V1", "v3", "true"]),
+    Kind.CHOICE: ([], ["V1", "v3", "true", "STAGE"]),  # the good ones are the table's
     Kind.JSON: (['{"worker":{"count":1}}'], ['{"ps":', "true"]),
     Kind.WORDS: (["--a=1 --b 'c d'"], ["--a='b"]),
     Kind.FILE: FILE,
@@ -52,6 +53,10 @@ VALUES: dict[Kind, tuple[list[str], list[str]]] = {
     Kind.DIRECTORIES: LOCATIONS,
 }
 SUPPORTED = [row for row in PARAMETERS.values() if row.status is not Status.UNSUPPORTED]
+
+
+def _good(row: Parameter) -> list[str]:
+    return list(row.values) if row.kind is Kind.CHOICE else VALUES[row.kind][0]
 
 
 def error(**parameters: str) -> ParameterError:
@@ -80,12 +85,12 @@ def test_every_parameter_is_explained() -> None:
         (
             Status.HONOURED,
             "script entryFile hyperParameters userDefinedParameters python tfApi buckets "
-            "checkpointDir summaryDir volumes gpuRequired maxTrainingTimeInHour "
+            "checkpointDir summaryDir volumes arn ossHost mount gpuRequired maxTrainingTimeInHour "
             "maxHungTimeBeforeGCInSeconds jobName tags",
         ),
         (
             Status.LATER,
-            "tables outputs arn ossHost cluster enableDynamicCluster autoEnablePsTaskFailover "
+            "tables outputs cluster enableDynamicCluster autoEnablePsTaskFailover "
             "useSparseClusterSchema",
         ),
         (Status.UNSUPPORTED, "workerCount workerGPU gitConfig"),
@@ -97,7 +102,7 @@ def test_statuses(status: Status, names: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [(row.name, value) for row in SUPPORTED for value in [*VALUES[row.kind][0], ""]],
+    [(row.name, value) for row in SUPPORTED for value in [*_good(row), ""]],
 )
 def test_good_values(name: str, value: str) -> None:
     assert checked({name: value}) == ({name: value} if value else {})

@@ -21,10 +21,12 @@ import pytest
 import pai_runner
 from pai_runner.errors import ExitCode, PaiError, ParameterError, SetupError
 from pai_runner.location import Location
+from pai_runner.run.access import Access
 from pai_runner.run.fetch import MAX_TEXT_BYTES, Code, fetch, read_text
 
 PROJECT = Path(pai_runner.__file__).parents[1]
 TRAIN = b"print('training')\n"
+ACCESS = Access("", ())
 KEYS = "key=AKIDEXAMPLE0&secret=hIdDeN-sEcReT"
 
 
@@ -120,7 +122,7 @@ def refusal(
 ) -> str:
     location = Location.parse(script) if isinstance(script, str) else script
     with pytest.raises(kind) as caught:
-        fetch(Asked(location, entry_file), folder, cwd)
+        fetch(Asked(location, entry_file), folder, cwd, ACCESS)
     return told(caught.value, folder)
 
 
@@ -144,7 +146,7 @@ def told(error: PaiError, folder: Path) -> str:
 )
 def test_a_local_script_runs_in_place(text: str, cwd: Path, folder: Path) -> None:
     (cwd / "train.py").write_bytes(TRAIN)
-    code = fetch(Asked(Location.parse(text.format(cwd))), folder, cwd)
+    code = fetch(Asked(Location.parse(text.format(cwd))), folder, cwd, ACCESS)
     assert code == Code(cwd, cwd / "train.py", (cwd,), cwd)
     assert not folder.exists()
 
@@ -154,13 +156,16 @@ def test_a_script_at_home_is_found(
 ) -> None:
     (cwd / "train.py").write_bytes(TRAIN)
     monkeypatch.setenv("HOME", str(cwd))
-    assert fetch(Asked(Location.parse("~/train.py")), folder, Path("/")).entry == cwd / "train.py"
+    assert (
+        fetch(Asked(Location.parse("~/train.py")), folder, Path("/"), ACCESS).entry
+        == cwd / "train.py"
+    )
 
 
 def test_its_own_folder_is_its_source_root(cwd: Path, folder: Path) -> None:
     (cwd / "模 型").mkdir()
     (cwd / "模 型" / "Train #1.PY").write_bytes(TRAIN)
-    code = fetch(Asked(Location.parse("模 型/Train #1.PY")), folder, cwd)
+    code = fetch(Asked(Location.parse("模 型/Train #1.PY")), folder, cwd, ACCESS)
     assert code.entry == cwd / "模 型" / "Train #1.PY"
     assert code.source_roots == (cwd / "模 型",)
     assert code.working_directory == cwd
@@ -170,7 +175,7 @@ def test_a_link_to_a_script_has_both_folders_as_source_roots(cwd: Path, folder: 
     (cwd / "real").mkdir()
     (cwd / "real" / "train.py").write_bytes(TRAIN)
     (cwd / "link.py").symlink_to(cwd / "real" / "train.py")
-    code = fetch(Asked(Location.parse("link.py")), folder, cwd)
+    code = fetch(Asked(Location.parse("link.py")), folder, cwd, ACCESS)
     assert code.entry == cwd / "link.py"
     assert code.source_roots == (cwd, cwd / "real")
 
@@ -214,13 +219,15 @@ import difflib, os, sys  # difflib: nobody may be unable to read the interpreter
 from pathlib import Path
 from pai_runner.errors import SetupError
 from pai_runner.location import Location
+from pai_runner.run.access import Access
 from pai_runner.run.fetch import read_text, fetch
+ACCESS = Access("", ())
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 class Asked:
     script, entry_file = Location.parse(sys.argv[1]), None
-for ask in (lambda: fetch(Asked, Path("/nowhere"), Path("/")),
-            lambda: read_text(Asked.script, Path("/"), "hyperParameters")):
+for ask in (lambda: fetch(Asked, Path("/nowhere"), Path("/"), ACCESS),
+            lambda: read_text(Asked.script, Path("/"), "hyperParameters", ACCESS)):
     try:
         ask()
     except SetupError as error:
@@ -290,7 +297,7 @@ def zip_file(files: dict[str, bytes]) -> bytes:
 )
 def test_a_local_archive_is_unpacked(name: str, pack: Any, cwd: Path, folder: Path) -> None:
     (cwd / name).write_bytes(pack({"src/main.py": TRAIN, "conf/a.json": b"{}"}))
-    code = fetch(Asked(Location.parse(name), "./src/main.py"), folder, cwd)
+    code = fetch(Asked(Location.parse(name), "./src/main.py"), folder, cwd, ACCESS)
     assert code == Code(folder, folder / "src" / "main.py", (folder,), folder)
     assert code.entry.read_bytes() == TRAIN
     assert (folder / "conf" / "a.json").is_file()
@@ -299,7 +306,7 @@ def test_a_local_archive_is_unpacked(name: str, pack: Any, cwd: Path, folder: Pa
 
 def test_its_requirements_are_a_notice(cwd: Path, folder: Path) -> None:
     (cwd / "c.tgz").write_bytes(tar_gz({"main.py": TRAIN, "requirements.txt": b"numpy\n"}))
-    code = fetch(Asked(Location.parse("c.tgz"), "main.py"), folder, cwd)
+    code = fetch(Asked(Location.parse("c.tgz"), "main.py"), folder, cwd, ACCESS)
     assert len(code.notices) == 1
     assert "requirements.txt is not installed" in code.notices[0]
 
@@ -316,7 +323,7 @@ def test_a_missing_entry_file_lists_the_scripts(cwd: Path, folder: Path) -> None
     files = {f"lib/module{number}.py": b"1" for number in range(10)}
     (cwd / "c.tgz").write_bytes(tar_gz({**files, "top/main.py": TRAIN, "a.txt": b"1"}))
     with pytest.raises(SetupError) as caught:
-        fetch(Asked(Location.parse("c.tgz"), "main.py"), folder, cwd)
+        fetch(Asked(Location.parse("c.tgz"), "main.py"), folder, cwd, ACCESS)
     assert "-DentryFile=main.py: there is no such file in c.tgz" in caught.value.message
     assert "lib/module0.py, lib/module1.py" in caught.value.message
     assert caught.value.message.endswith("and 3 more")
@@ -337,7 +344,7 @@ def test_an_archive_without_a_script_to_run(
 ) -> None:
     (cwd / "c.tgz").write_bytes(tar_gz(files))
     with pytest.raises(SetupError) as caught:
-        fetch(Asked(Location.parse("c.tgz"), entry_file), folder, cwd)
+        fetch(Asked(Location.parse("c.tgz"), entry_file), folder, cwd, ACCESS)
     assert says in f"{caught.value.message} / {caught.value.hint}"
 
 
@@ -362,7 +369,7 @@ def memory() -> Iterator[Any]:
 
 def test_a_remote_script_is_copied(memory: Any, cwd: Path, folder: Path) -> None:
     memory.pipe("/code/训练 1.py", TRAIN)
-    code = fetch(Asked(Location.parse("memory://code/训练 1.py")), folder, cwd)
+    code = fetch(Asked(Location.parse("memory://code/训练 1.py")), folder, cwd, ACCESS)
     assert code == Code(folder, folder / "训练 1.py", (folder,), cwd)
     assert code.entry.read_bytes() == TRAIN
     assert [path.name for path in folder.parent.iterdir()] == ["code"]
@@ -370,7 +377,9 @@ def test_a_remote_script_is_copied(memory: Any, cwd: Path, folder: Path) -> None
 
 def test_a_remote_archive_is_unpacked(memory: Any, cwd: Path, folder: Path) -> None:
     memory.pipe("/code/c.tar.gz", tar_gz({"src/main.py": TRAIN}))
-    code = fetch(Asked(Location.parse("memory://code/c.tar.gz"), "src/main.py"), folder, cwd)
+    code = fetch(
+        Asked(Location.parse("memory://code/c.tar.gz"), "src/main.py"), folder, cwd, ACCESS
+    )
     assert code == Code(folder, folder / "src" / "main.py", (folder,), folder)
     assert [path.name for path in folder.parent.iterdir()] == ["code"]
 
@@ -390,11 +399,11 @@ def test_what_a_remote_script_can_fail_of(memory: Any, cwd: Path, folder: Path) 
 def test_s3_scripts_and_archives(s3: Any, cwd: Path, folder: Path) -> None:
     s3.put_object(Bucket="box", Key="d/train #1?.py", Body=TRAIN)
     s3.put_object(Bucket="box", Key="d/c.zip", Body=zip_file({"main.py": TRAIN}))
-    code = fetch(Asked(s3_location(s3, "box/d/train #1?.py")), folder, cwd)
+    code = fetch(Asked(s3_location(s3, "box/d/train #1?.py")), folder, cwd, ACCESS)
     assert code.entry == folder / "train #1?.py"
     assert code.entry.read_bytes() == TRAIN
     other = folder.parent / "other"
-    assert fetch(Asked(s3_location(s3, "box/d/c.zip"), "main.py"), other, cwd).root == other
+    assert fetch(Asked(s3_location(s3, "box/d/c.zip"), "main.py"), other, cwd, ACCESS).root == other
 
 
 def test_what_an_s3_script_can_fail_of(s3: Any, cwd: Path, folder: Path) -> None:
@@ -416,7 +425,7 @@ def test_denied_access_is_told(denying: str, cwd: Path, folder: Path) -> None:
     assert "-Dscript=s3://b/train.py?endpoint_url=" in text
     assert "access denied" in text
     with pytest.raises(SetupError, match=r"-DhyperParameters=.*access denied"):
-        read_text(location, cwd, "hyperParameters")
+        read_text(location, cwd, "hyperParameters", ACCESS)
 
 
 def test_missing_credentials_are_told(
@@ -443,12 +452,14 @@ from pathlib import Path
 import fsspec
 from pai_runner.errors import SetupError
 from pai_runner.location import Location
+from pai_runner.run.access import Access
 from pai_runner.run.fetch import fetch
+ACCESS = Access("", ())
 fsspec.filesystem("memory").pipe("/b/c.tgz", bytes(1 << 20))
 class Asked:
     script, entry_file = Location.parse("memory://b/c.tgz"), "main.py"
 try:
-    fetch(Asked, Path(sys.argv[1]), Path("/"))
+    fetch(Asked, Path(sys.argv[1]), Path("/"), ACCESS)
 except SetupError as error:
     print(error, "/", error.hint)
 """
@@ -477,16 +488,16 @@ def test_a_text_is_read_from_anywhere(memory: Any, s3: Any, cwd: Path) -> None:
     memory.pipe("/d/hyper.txt", content)
     s3.put_object(Bucket="box", Key="hyper.txt", Body=content)
     for location in ("hyper.txt", "file://hyper.txt", f"file://{cwd}/hyper.txt"):
-        assert read_text(Location.parse(location), cwd, "hyperParameters") == text
-    assert read_text(Location.parse("memory://d/hyper.txt"), cwd, "hyperParameters") == text
-    assert read_text(s3_location(s3, "box/hyper.txt"), cwd, "hyperParameters") == text
+        assert read_text(Location.parse(location), cwd, "hyperParameters", ACCESS) == text
+    assert read_text(Location.parse("memory://d/hyper.txt"), cwd, "hyperParameters", ACCESS) == text
+    assert read_text(s3_location(s3, "box/hyper.txt"), cwd, "hyperParameters", ACCESS) == text
 
 
 def test_an_empty_text_is_a_text(memory: Any, s3: Any, cwd: Path) -> None:
     (cwd / "hyper.txt").write_bytes(b"")
     s3.put_object(Bucket="box", Key="none.txt", Body=b"")
-    assert read_text(Location.parse("hyper.txt"), cwd, "hyperParameters") == ""
-    assert read_text(s3_location(s3, "box/none.txt"), cwd, "hyperParameters") == ""
+    assert read_text(Location.parse("hyper.txt"), cwd, "hyperParameters", ACCESS) == ""
+    assert read_text(s3_location(s3, "box/none.txt"), cwd, "hyperParameters", ACCESS) == ""
 
 
 @pytest.mark.parametrize("place", ["", "memory://d/"])
@@ -502,11 +513,11 @@ def test_what_a_text_can_fail_of(place: str, memory: Any, cwd: Path) -> None:
 
     def says(name: str) -> str:
         with pytest.raises(SetupError) as caught:
-            read_text(Location.parse(f"{place}{name}"), cwd, "hyperParameters")
+            read_text(Location.parse(f"{place}{name}"), cwd, "hyperParameters", ACCESS)
         assert caught.value.message.startswith(f"-DhyperParameters={place}{name}: ")
         return f"{caught.value.message} / {caught.value.hint}"
 
     assert "not UTF-8 text (line 2)" in says("gbk")
     assert "larger than 1 MiB" in says("large")
     assert "there is no such file" in says("none.txt")
-    assert len(read_text(Location.parse(f"{place}full"), cwd, "hyperParameters")) == 1 << 20
+    assert len(read_text(Location.parse(f"{place}full"), cwd, "hyperParameters", ACCESS)) == 1 << 20

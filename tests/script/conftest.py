@@ -10,6 +10,7 @@ import pytest
 from fault_server import Faults, fault_server
 from file_systems import FileSystems
 from moto_server import S3Server
+from oss_server import OSSServer
 
 from pai_runner.script.filesystem import drain
 
@@ -18,10 +19,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.fixture(scope="session")
-def file_systems(s3_server: S3Server) -> Iterator[FileSystems]:
-    """memory:// and s3:// as TensorFlow sees them."""
+def file_systems(s3_server: S3Server, oss_server: OSSServer) -> Iterator[FileSystems]:
+    """memory://, s3:// and oss:// as TensorFlow sees them."""
+    os.environ["PAI_STS_ENDPOINT"] = oss_server.sts_url
     with fault_server() as faults:
-        made = FileSystems(s3_server, faults)
+        made = FileSystems(s3_server, oss_server, faults)
         made.register()
         yield made
         faults.mend()
@@ -31,6 +33,8 @@ def file_systems(s3_server: S3Server) -> Iterator[FileSystems]:
 @pytest.fixture
 def tf(file_systems: FileSystems) -> Any:
     """TensorFlow, with the file systems."""
+    # As PAI's own role has it: it may use the bucket's objects, and not ask about the bucket.
+    file_systems.oss_server.set(deny_bucket_info=True, deny_list_parts=True)
     import tensorflow
 
     return tensorflow

@@ -42,7 +42,7 @@ def contract(function: Contract) -> Contract:
     return function
 
 
-@pytest.mark.parametrize("protocol", ["memory", "s3"])
+@pytest.mark.parametrize("protocol", ["memory", "s3", "oss"])
 @pytest.mark.parametrize("run", CONTRACTS, ids=lambda run: run.__name__)
 def test_agrees_with_local_files(
     run: Contract, protocol: str, tf: Any, file_systems: FileSystems, tmp_path: Path

@@ -16,7 +16,7 @@ from file_systems import BUCKET, FileSystems
 pytestmark = pytest.mark.tensorflow
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture(params=["memory", "s3", "oss"])
 def folder(request: pytest.FixtureRequest, file_systems: FileSystems, tmp_path: Path) -> str:
     return file_systems.new_folder(request.param, tmp_path)
 

@@ -78,7 +78,13 @@ def test_a_module_that_fails_is_not_acted_on(packages: Path) -> None:
 
 def mount(prefix: str, **options: str) -> dict[str, Any]:
     protocol = prefix.partition("://")[0]
-    return {"prefix": prefix, "protocol": protocol, "purpose": "buckets", "options": options}
+    return {
+        "prefix": prefix,
+        "protocol": protocol,
+        "purpose": "buckets",
+        "options": options,
+        "mode": "stream",
+    }
 
 
 def run(folder: Path, text: str, *mounts: dict[str, Any], **fields: Any) -> Result:

@@ -27,7 +27,7 @@ def row(function: Row) -> Row:
     return function
 
 
-@pytest.mark.parametrize("protocol", ["memory", "s3"])
+@pytest.mark.parametrize("protocol", ["memory", "s3", "oss"])
 @pytest.mark.parametrize("run", ROWS, ids=lambda run: run.__name__)
 def test_works(run: Row, protocol: str, tf: Any, file_systems: FileSystems, tmp_path: Path) -> None:
     folder = file_systems.new_folder(protocol, tmp_path)
@@ -35,9 +35,8 @@ def test_works(run: Row, protocol: str, tf: Any, file_systems: FileSystems, tmp_
         run(tf, folder, tmp_path)
     left = [name for _, _, names in tf.io.gfile.walk(folder) for name in names if "temp" in name]
     assert not left
-    if protocol == "s3":
-        bucket, _, prefix = folder.removeprefix("s3://").partition("/")
-        keys = file_systems.server.keys(bucket, f"{prefix}/")
+    if protocol != "memory":
+        keys = file_systems.keys(folder)
         assert keys, "nothing was uploaded"
         assert not [key for key in keys if "temp" in key or ".tmp" in key or key.endswith("/")]
 
@@ -319,7 +318,8 @@ def copies_between_file_systems(tf: Any, folder: str, tmp_path: Path) -> None:
     content = os.urandom(700_000)
     local = tmp_path / "local"
     local.write_bytes(content)
-    other = folder.replace("s3://", "memory://") if "s3://" in folder else "ram://copied"
+    protocol, _, rest = folder.partition("://")
+    other = f"ram://{rest}" if protocol == "memory" else f"memory://{rest}"
     tf.io.gfile.copy(str(local), f"{folder}/copied")
     tf.io.gfile.copy(f"{folder}/copied", f"{other}-x", overwrite=True)
     tf.io.gfile.copy(f"{other}-x", f"{folder}/again")

@@ -1,0 +1,88 @@
+"""How the locations of one job are opened: with which role, limited to which buckets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pai_runner.errors import PaiError, SetupError, UsageError
+from pai_runner.location import Location
+from pai_runner.secret import mask_account
+
+ROLES = ("assume", "ignore")
+
+_OBJECT_STORES = ("oss", "s3", "s3a")
+# The option of a location that names its server.
+_SERVERS = ("host", "endpoint_url")
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a job may use: `session` names it to Alibaba's STS, `buckets` are its OSS buckets.
+
+    With `ignores_roles` the user's own keys open what a role would open.
+    """
+
+    session: str
+    buckets: tuple[str, ...]
+    ignores_roles: bool = False
+
+    @classmethod
+    def of(cls, locations: Iterable[Location], job_id: str, ignores_roles: bool) -> Access:
+        """Return the access of the job that names `locations`."""
+        buckets = {location.bucket for location in locations if location.protocol == "oss"}
+        return cls(f"pai-{job_id}", tuple(sorted(buckets)), ignores_roles)
+
+    def options(self, location: Location) -> dict[str, str]:
+        """Return the options for a location's filesystem, secrets in clear."""
+        options = location.plain_options()
+        if "role_arn" not in options:
+            return options
+        if self.ignores_roles:
+            del options["role_arn"]
+            return options
+        return {**options, "role_session": self.session, "role_buckets": ",".join(self.buckets)}
+
+    def notices(self, locations: Iterable[Location]) -> tuple[str, ...]:
+        """Return a line for each role that is not assumed."""
+        roles = {str(dict(location.options).get("role_arn", "")) for location in locations}
+        if not self.ignores_roles:
+            return ()
+        return tuple(
+            f"the role {mask_account(role)} is ignored: your own keys are used"
+            for role in sorted(filter(None, roles))
+        )
+
+
+def ignores_roles(role: str | None, environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell what `--role`, or else PAI_ROLE, says. Raises UsageError for what is neither.
+
+    A script finds the name of its own role in PAI_ROLE; a `pai` that it starts is not to take
+    that for an order.
+    """
+    word = role or environment.get("PAI_ROLE") or "assume"
+    if word not in ROLES and (role is not None or "PAI_ROLE_DIR" not in environment):
+        raise UsageError(
+            f"{'--role' if role else 'PAI_ROLE='}{' ' if role else ''}{word}: no such choice",
+            "assume: locations are opened with the role that they name; ignore: with your own keys",
+        )
+    return word == "ignore"
+
+
+def check_servers(locations: Iterable[Location]) -> None:
+    """Check that the servers which the command names may be given credentials.
+
+    Only their names are looked at: nothing is asked of the network. Raises SetupError.
+    """
+    for location in locations:
+        if location.protocol not in _OBJECT_STORES:
+            continue
+        for name, text in location.plain_options().items():
+            if name in _SERVERS:
+                from pai_runner.storage.hosts import check_endpoint
+
+                try:
+                    check_endpoint(text, f"{name}=")
+                except PaiError as error:
+                    raise SetupError(f"{location}: {error.message}", error.hint) from error
