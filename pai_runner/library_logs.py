@@ -56,9 +56,9 @@ class _CleanRecords:
         record: logging.LogRecord = self._make(name, *arguments, **options)
         clean = redact if _is_library(name) else redact_known
         try:
-            text = record.getMessage()
-        except Exception:  # the arguments do not fit, and logging says so with all of them
-            text = f"{record.msg} {record.args}"
+            text = _text(record)
+        except Exception:  # an argument cannot be printed; logging says so, and not with it
+            return record
         cleaned = clean(text)
         if cleaned != text:
             record.msg, record.args = cleaned, ()
@@ -69,6 +69,13 @@ class _CleanRecords:
                 # A formatter prints `exc_text`; without `exc_info` none can make its own.
                 record.exc_text, record.exc_info = cleaned, None
         return record
+
+
+def _text(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # the arguments do not fit, and logging says so with all of them
+        return f"{record.msg} {record.args}"
 
 
 def _is_library(name: str | None) -> bool:

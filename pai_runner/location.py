@@ -53,13 +53,16 @@ _WEB = ("http", "https")
 # themselves, as people type them, and as PAI's own unescaping leaves them (`x01`).
 _CONTROL_START = re.compile(r"(?:\x01|\\?x01)(?=(?:id|key|host)=)")
 _CONTROL_NEXT = re.compile(r"(?:\x02|\\?x02)(?=(?:id|key|host)=)")
+# A role of RAM, as its console shows it.
+ROLE_ARN = re.compile(r"acs:ram::[0-9]+:role/[\w.@-]+", re.ASCII)
 # What a script's oss:// path may carry of a location; any other `?` belongs to a key.
 _OSS_QUERY = re.compile(rf"\?(?=(?:{'|'.join(_OSS_OPTIONS)})=)")
-# These end where a path goes on that was joined to the text: a host has no `/`, a role one.
-_WITH_REST = {
-    "host": re.compile(r"(?P<value>(?:https?://)?[^/]*)(?P<rest>.*)", re.DOTALL),
-    "role_arn": re.compile(r"(?P<value>[^/]*(?:/[^/]*)?)(?P<rest>.*)", re.DOTALL),
-}
+# The last option ends where a path goes on that was joined to the text. A role has one `/`,
+# a host may have a scheme; in any other value a `/` is written %2F.
+_WITH_REST = re.compile(
+    r"(?P<pair>role_arn=[^/]*?(?:/|%2F)[^/]*|host=https?://[^/]*|[^/]*)(?P<rest>.*)",
+    re.DOTALL | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Location:
             return self
         options = dict(self.options)
         if host and "host" not in options:
-            options["host"] = host
+            options["host"] = _plain_host(host)
         if role_arn and not options.keys() & {"role_arn", "access_key_id", "access_key_secret"}:
             options["role_arn"] = role_arn
         return replace(self, options=tuple(sorted(options.items())))
@@ -177,9 +180,7 @@ def plain_path(path: str) -> str:
     if not path.startswith("oss://"):
         return path
     rest = path[len("oss://") :]
-    carries = (
-        "." in rest.partition("/")[0] or _OSS_QUERY.search(rest) or _CONTROL_START.search(rest)
-    )
+    carries = "." in rest.partition("/")[0] or _OSS_QUERY.search(rest) or _control_start(rest)
     return Location.parse(path).prefix if carries else path
 
 
@@ -188,7 +189,14 @@ def parse_list(text: str) -> tuple[Location, ...]:
 
     Raises LocationError.
     """
-    return tuple(Location.parse(part.strip()) for part in text.split(",") if part.strip())
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    for part in parts:
+        if "://" not in part and _OSS_QUERY.search(part):
+            raise LocationError(
+                f"`{redact(part)}` is not a location",
+                "a comma separates two locations; a path with a comma in it cannot be given",
+            )
+    return tuple(map(Location.parse, parts))
 
 
 _Options = dict[str, str | Secret]
@@ -215,17 +223,22 @@ def _split_query(protocol: str, rest: str) -> tuple[str, _Options]:
 
 def _plain_query(rest: str) -> str:
     """Return an oss:// text with tensorflow-io's control characters as a query."""
-    found = _CONTROL_START.search(rest)
+    found = _control_start(rest)
     if found is None:
         return rest
     return f"{rest[: found.start()]}?{_CONTROL_NEXT.sub('&', rest[found.end() :])}"
 
 
+def _control_start(rest: str) -> re.Match[str] | None:
+    """Return where the options of tensorflow-io's form begin: behind the bucket, or nowhere."""
+    return _CONTROL_START.search(rest.partition("/")[0])
+
+
 def _split_rest(pair: str) -> tuple[str, str]:
     """Return the last option of an oss:// query, and the path that was joined to it."""
-    name, _, value = pair.partition("=")
-    found = _WITH_REST[name].fullmatch(value) if name in _WITH_REST else None
-    return (f"{name}={found['value']}", found["rest"]) if found else (pair, "")
+    found = _WITH_REST.fullmatch(pair)
+    assert found is not None
+    return found["pair"], found["rest"]
 
 
 def _take_host(path: str, options: _Options) -> str:
@@ -237,7 +250,14 @@ def _take_host(path: str, options: _Options) -> str:
     bucket, dot, host = authority.partition(".")
     if dot:
         options.setdefault("host", host)
+    if "host" in options:
+        options["host"] = _plain_host(str(options["host"]))
     return f"{bucket}{slash}{key}"
+
+
+def _plain_host(host: str) -> str:
+    """Return a host as it is compared: https is what is meant without a scheme."""
+    return host.strip().rstrip("/").lower().removeprefix("https://")
 
 
 def _mount(options: _Options) -> str:
@@ -282,8 +302,10 @@ def _refuse_almost_scheme(text: str) -> None:
     if match is None:
         return
     slashes = ":///" if match[1] == "file" else "://"
+    shown = redact(match["rest"] if match[1] != "oss" else f"oss://{match['rest']}")
     raise LocationError(
-        f"`{text.split('?')[0]}` is not a location", f"write {match[1]}{slashes}{match['rest']}"
+        f"`{redact(text.split('?')[0])}` is not a location",
+        f"write {match[1]}{slashes}{shown.removeprefix('oss://')}",
     )
 
 

@@ -39,6 +39,10 @@ _QUERY_PAIR = re.compile(
     r"|access_?key(?:_?id)?|credential)[\w.-]*)=)[^&\s'\"`\x02,;]+",
     re.IGNORECASE,
 )
+# tensorflow-io's form of an oss:// location, its control characters as people type them or as
+# PAI unescapes them: oss://bucket\x01id=…\x02key=…, oss://bucketx01id=…x02key=…
+_CONTROL_FORM = re.compile(r"\boss:?/{1,2}[^\s'\"/]*?x01(?:id|key|host)=[^\s'\"]*", re.IGNORECASE)
+_CONTROL_PAIR = re.compile(r"(?P<head>x0[12](?:id|key)=)(?:(?!\\*x02)[^\s,;])+", re.IGNORECASE)
 _ASSIGNMENT = re.compile(
     r"(?P<head>(?:secret|security[_-]?token|session[_-]?token|access_?key(?:_?id)?"
     r"|password|passwd)[\w.-]{0,40}\\*['\"]?\s*[=:]\s*(?:b?\\*['\"])?)"
@@ -115,7 +119,10 @@ def remember(value: str) -> None:
     if not _PLAIN.fullmatch(value):
         from urllib.parse import quote  # few values need it, and it loads slowly
 
-        _known_values.add(quote(value, safe=""))
+        once = quote(value, safe="")
+        # Signed texts hold a query that is quoted once more.
+        quoted = (once, once.lower(), quote(value), quote(once, safe=""))
+        _known_values.update(one for one in quoted if one != value)
 
 
 def is_secret_name(name: str, in_query: bool = False) -> bool:
@@ -147,11 +154,16 @@ def redact_secrets(text: str) -> str:
     """
     text = redact_known(text)
     text = _QUERY_PAIR.sub(rf"\g<head>{MASK}", text)
+    text = _CONTROL_FORM.sub(_masked_control_form, text)
     text = _ASSIGNMENT.sub(rf"\g<head>{MASK}", text)
     for pattern in _REQUEST:
         text = pattern.sub(rf"\g<head>{MASK}", text)
     text = _FLAG.sub(_masked_flag, text)
     return _USER.sub(rf"\1{MASK}@", text)
+
+
+def _masked_control_form(found: re.Match[str]) -> str:
+    return _CONTROL_PAIR.sub(rf"\g<head>{MASK}", found[0])
 
 
 def _masked_flag(found: re.Match[str]) -> str:

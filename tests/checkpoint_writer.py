@@ -28,12 +28,16 @@ _POINTED = re.compile(rb'model_checkpoint_paths?: "(.*)"')
 
 
 def save(folder: Path, step: int, chance: random.Random) -> None:
-    """Save the checkpoint of `step`, as tf.compat.v1.train.Saver does."""
+    """Save the checkpoint of `step`, as tf.compat.v1.train.Saver does.
+
+    It names checkpoints by their whole path, or as save_relative_paths says.
+    """
+    place = chance.choice(("", f"{folder}/"))
     prefix = folder / f"model.ckpt-{step}"
     _save_variables(prefix, step, chance)
     steps = [step, *(older for older in range(step - 1, step - KEPT, -1) if older > 0)]
-    names = [f'model_checkpoint_path: "model.ckpt-{step}"']
-    names += [f'all_model_checkpoint_paths: "model.ckpt-{one}"' for one in reversed(steps)]
+    names = [f'model_checkpoint_path: "{place}model.ckpt-{step}"']
+    names += [f'all_model_checkpoint_paths: "{place}model.ckpt-{one}"' for one in reversed(steps)]
     _write_renamed(folder / "checkpoint", "\n".join(names).encode() + b"\n", ".tmp", chance)
     _write_renamed(prefix.with_name(f"{prefix.name}.meta"), b"graph", ".tmp", chance)
     old = folder / f"model.ckpt-{step - KEPT}"

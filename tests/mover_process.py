@@ -271,3 +271,20 @@ class Job:
             )
         (self.home / "spec.json").write_text(json.dumps({"mounts": mounts}), encoding="utf-8")
         return secrets
+
+
+@contextmanager
+def staged(job: Job, phase: str = "stage") -> Iterator[tuple[Mover, Path]]:
+    """Yield a mover whose copies in are complete, and the script's folder."""
+    with job.mover(phase) as mover:
+        mover.staged()
+        yield mover, job.folder()
+
+
+def write(folder: Path, name: str, data: bytes) -> None:
+    """Write a file as TensorFlow does: elsewhere, then renamed."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp{os.urandom(16).hex()}")
+    temporary.write_bytes(data)
+    temporary.rename(path)

@@ -21,6 +21,9 @@ UGLY = [
     "a//b",
     "?first",
     "new\nline",
+    "cr\rx",
+    "c\x01x",
+    "not\ufffex",
     "end ",
     "~!$*()[]{}",
 ]

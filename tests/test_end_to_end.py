@@ -39,6 +39,39 @@ def test_a_second_script_restores_what_the_first_saved(
     assert restored.stdout == "the counter is 10\n"
 
 
+RESUMES = """
+import os
+import tensorflow as tf
+tf.app.flags.DEFINE_string("checkpointDir", "", "")
+FLAGS = tf.app.flags.FLAGS
+step = tf.train.get_or_create_global_step()
+saver = tf.train.Saver()
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    latest = tf.train.latest_checkpoint(FLAGS.checkpointDir)
+    if latest:
+        saver.restore(session, latest)
+    print("from", session.run(step))
+    for _ in range(3):
+        now = session.run(tf.assign_add(step, 1))
+        saver.save(session, os.path.join(FLAGS.checkpointDir, "model.ckpt"), now)
+"""
+
+
+@pytest.mark.parametrize("where", ["oss", "oss staged"])
+def test_a_job_goes_on_from_the_latest_checkpoint_of_the_last(
+    where: str, pai: Pai, places: Places, tmp_path: Path
+) -> None:
+    script = tmp_path / "resumes.py"
+    script.write_text(RESUMES, encoding="utf-8")
+    words = ["-name", "tensorflow1120", f"-Dscript={script}"]
+    for seen in ("from 0\n", "from 3\n"):
+        ran = pai(*words, f"-DcheckpointDir={places.folder(where)}")
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout == seen
+    assert {"checkpoint", "model.ckpt-6.index"} <= places.names(where)
+
+
 @pytest.mark.parametrize("where", WHERE)
 def test_records_are_trained_on_and_a_model_is_exported(
     where: str, pai: Pai, places: Places, tmp_path: Path

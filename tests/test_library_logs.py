@@ -175,3 +175,14 @@ def test_a_second_call_changes_nothing(records: None) -> None:
     factory = logging.getLogRecordFactory()
     redact_library_logs()
     assert logging.getLogRecordFactory() is factory
+
+
+def test_an_argument_that_cannot_be_printed_is_loggings_own_matter() -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise ValueError("no text")
+
+    redact_library_logs()
+    broken = Broken()
+    record = logging.getLogger("oss2.x").makeRecord("oss2.x", 30, "f", 1, "%s", (broken,), None)
+    assert record.args == (broken,)

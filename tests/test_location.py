@@ -66,6 +66,7 @@ ROLE = "acs:ram::123456789:role/odps"
         f"oss://b/d/?role_arn={ROLE}&host=h.aliyuncs.com",
         f"oss://b.h.aliyuncs.com/d/?role_arn={ROLE}",
         f"oss://b?host=h.aliyuncs.com&role_arn={ROLE}/d/",
+        f"oss://b/d/?host=https://H.aliyuncs.com/&role_arn={ROLE}",
         f"oss://b/?role_arn={ROLE}&host=h.aliyuncs.com/d/",
     ],
 )
@@ -107,6 +108,11 @@ def test_ways_to_write_keys_into_an_oss_location_are_equal(text: str) -> None:
         (f"oss://b/d/?host=h.aliyuncs.com&role_arn={ROLE}/model.ckpt", "oss://b/d/model.ckpt"),
         (f"oss://b/d?role_arn={ROLE}&host=https://h.aliyuncs.com/e/f", "oss://b/d/e/f"),
         ("oss://b/?host=h.aliyuncs.com/", "oss://b/"),
+        ("oss://b/d/?host=h&id=AKIDEXAMPLE&key=hidden-value/m.ckpt", "oss://b/d/m.ckpt"),
+        ("oss://b/d/?host=h&key=hidden-value&id=AKIDEXAMPLE/m.ckpt", "oss://b/d/m.ckpt"),
+        ("oss://b/d/?host=h&role_arn=acs:ram::1:role%2Fr/m.ckpt", "oss://b/d/m.ckpt"),
+        ("oss://b/d/?host=h&mount=stage/m.ckpt", "oss://b/d/m.ckpt"),
+        ("oss://b\x01host=h\x02id=AKIDEXAMPLE\x02key=hidden-value/d/m.ckpt", "oss://b/d/m.ckpt"),
     ],
 )
 def test_a_path_joined_to_an_oss_query_belongs_to_the_key(text: str, prefix: str) -> None:
@@ -120,6 +126,7 @@ def test_a_path_joined_to_an_oss_query_belongs_to_the_key(text: str, prefix: str
         ("oss://b\\x01id=AKIDEXAMPLE\\x02key=hidden-value\\x02host=h/d/*.txt", "oss://b/d/*.txt"),
         ("oss://b.oss-cn-x.aliyuncs.com/d/x", "oss://b/d/x"),
         ("oss://b/d/what?x=1.txt", "oss://b/d/what?x=1.txt"),
+        ("oss://b/runs/max01key=5/x", "oss://b/runs/max01key=5/x"),
         ("oss://b/d/100%25 #", "oss://b/d/100%25 #"),
         ("s3://b/d/?region=x", "s3://b/d/?region=x"),
     ],
@@ -182,6 +189,15 @@ def test_a_refusal_shows_no_secret() -> None:
     with pytest.raises(LocationError) as caught:
         Location.parse("oss:/b/d/?id=AKIDEXAMPLE&key=hiddenvalue")
     assert "hiddenvalue" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_a_refusal_of_the_other_form_shows_no_secret() -> None:
+    with pytest.raises(LocationError) as caught:
+        Location.parse("oss:/b\\x01id=AKIDEXAMPLE\\x02key=hiddenvalue\\x02host=h/d")
+    shown = f"{caught.value} {caught.value.hint}"
+    assert "hiddenvalue" not in shown
+    assert "AKIDEXAMPLE" not in shown
+    assert "write oss://b" in shown
 
 
 @pytest.mark.parametrize("text", ["s3/data", "oss/x", "file.py", "memory", "gs_data/x"])

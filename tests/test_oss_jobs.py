@@ -125,6 +125,28 @@ def test_a_role_that_is_refused_ends_the_job_and_says_what_to_do(
         assert places.oss_server.requests()[-1].access_key_id == KEY_ID
 
 
+def test_a_role_that_is_refused_for_the_script_says_what_to_do(pai: Pai, places: Places) -> None:
+    where = f"{places.oss}x.py?host={places.oss_server.url}&role_arn={REFUSED_ROLE}"
+    for verb in ([], ["explain"]):
+        ran = pai(*verb, "-name", "tensorflow", f"-Dscript={where}")
+        assert ran.returncode == 125
+        assert "-Dscript=" in ran.stderr
+        assert "--role ignore" in ran.stderr
+
+
+def test_keys_in_a_flag_are_kept_out_of_the_record(pai: Pai, tmp_path: Path) -> None:
+    path = script(tmp_path, "import sys; print(sys.argv[1:])")
+    for form in (rf"oss://b\x01id={OTHER_KEY_ID}\x02key={OTHER_SECRET}\x02host=h/d", "--key=x"):
+        text = f"PAI -name tensorflow -Dscript={path} -DuserDefinedParameters='--data={form}';"
+        ran = pai("-e", text)
+        assert ran.returncode == 0, ran.stderr
+        shown = pai("explain", "-e", text).stdout
+        shown += "".join(one.read_text() for one in pai.home.glob("jobs/*/*.json"))
+        assert OTHER_SECRET not in shown
+        assert OTHER_KEY_ID not in shown
+    assert "--data=--key=x" in ran.stdout
+
+
 def test_no_keys_at_all_says_where_they_were_looked_for(
     pai: Pai, places: Places, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 import json
 import pickle
+from urllib.parse import quote
 
 import pytest
 
@@ -36,6 +37,9 @@ def test_a_known_value_is_masked_wherever_it_stands() -> None:
     [
         ("oss://b/?id=AKID&key=KEYKEY&host=h.com", ["AKID", "KEYKEY"]),
         ("oss://b\x01id=AKID\x02key=KEYKEY\x02host=h/d", ["AKID", "KEYKEY"]),
+        (r"oss://b\x01id=AKIDAKID\x02key=KEYKEY\x02host=h/d", ["AKIDAKID", "KEYKEY"]),
+        (r"\"oss://b\\x01host=h\\x02id=AKIDAKID\\x02key=KEYKEY\"", ["AKIDAKID", "KEYKEY"]),
+        ("x=oss://bx01id=AKIDAKIDx02key=KEYKEYx02host=h/d", ["AKIDAKID", "KEYKEY"]),
         ("https://b.s3/k?X-Amz-Security-Token=TOKTOK&X-Amz-Signature=SIGSIG", ["TOKTOK", "SIGSIG"]),
         ('sqlflow_access_key_secret="SKSKSK"', ["SKSKSK"]),
         ("{'aws_secret_access_key': 'SKSKSK', 'x': 1}", ["SKSKSK"]),
@@ -165,3 +169,15 @@ def test_references_are_resolved() -> None:
     assert not holds_reference("--ak=VALUE")
     with pytest.raises(KeyError):
         resolve(text, {})
+
+
+def test_a_known_secret_is_masked_however_often_it_is_quoted() -> None:
+    token = "CAIS+abc/def=="
+    Secret(token)
+    once = quote(token, safe="")
+    for shown in (token, quote(token), once, once.lower(), quote(once, safe="")):
+        assert redact(f"a {shown} b") == "a *** b"
+
+
+def test_a_folder_is_no_location_of_tensorflow_io() -> None:
+    assert redact("oss://b/runs/max01key=5/x") == "oss://b/runs/max01key=5/x"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import textwrap
@@ -179,6 +180,59 @@ def test_a_mover_that_is_killed_is_started_again(pai: Pai, places: Places, tmp_p
     assert not movers(pai)
 
 
+def test_a_mover_that_dies_again_and_again_copies_back_at_the_end(
+    pai: Pai, places: Places, tmp_path: Path
+) -> None:
+    text = WAITS.replace("time.sleep(600)", "sys.stdin = open(sys.argv[1]); sys.stdin.read()")
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    flag = f"-DuserDefinedParameters={go}"
+    running = started(pai, *words(script(tmp_path, text), places.s3, "-Dmount=stage", flag))
+    dead: list[int] = []
+    for _ in range(3):
+        wait_until(lambda before=dead[-1:]: movers(pai) not in ([], before), 20)
+        dead += movers(pai)
+        os.kill(dead[-1], signal.SIGKILL)
+    wait_until(lambda: not movers(pai), 20)
+    go.write_text("go")
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert places.names("s3") == {"made.txt"}
+
+
+def test_one_interruption_does_not_end_the_copy_back(
+    pai: Pai, places: Places, tmp_path: Path
+) -> None:
+    text = """
+        import os
+        folder = os.environ["PAI_CHECKPOINT_DIR"]
+        for name in range(100):
+            open(f"{folder}{name}.txt", "w").write("made")
+        print("ready", flush=True)
+        raise SystemExit(3)
+    """
+    where = f"{places.folder('oss')}&mount=stage"
+    for signals, copied in ((1, 100), (2, 0)):
+        running = pai.start(*words(script(tmp_path, text), where))
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        places.oss_server.set(slow=0.3)
+        wait_until(lambda: record(pai)["state"] == "PUBLISHING", 20)
+        running.send_signal(signal.SIGINT)
+        if signals == 2:
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.wait(0.5)
+            running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+        places.oss_server.set(slow=0)
+        assert running.returncode == 3, errors
+        found = record(pai)
+        assert ("copied back" in found["message"]) == (signals == 2)
+        if signals == 1:
+            assert len(places.names("oss")) == copied
+            text = text.replace('"made"', '"again"')
+
+
 def movers(pai: Pai) -> list[int]:
     """Return the movers of jobs of these records."""
     found = []
@@ -220,11 +274,11 @@ def test_a_success_whose_files_cannot_be_copied_back_is_none(
 ) -> None:
     upload(places, "made.txt", b"before")
     text = """
-        import os, sys
+        import os, sys, time
         folder = os.environ["PAI_CHECKPOINT_DIR"]
         print("ready", flush=True)
         while not os.path.exists(sys.argv[1]):
-            pass
+            time.sleep(0.05)
         with open(folder + "made.txt", "w") as stream:
             stream.write("made")
     """
@@ -255,3 +309,29 @@ def test_a_role_that_is_refused_ends_a_staged_job(pai: Pai, places: Places, tmp_
     assert ran.returncode == 125
     assert "--role ignore" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_a_terminal_gets_a_progress_bar(pai: Pai, places: Places, tmp_path: Path) -> None:
+    upload(places, "in.bin", bytes(3_000_000))
+    path = script(tmp_path, "print('done')")
+    shell, terminal = pty.openpty()
+    with subprocess.Popen(
+        pai.command(*words(path, places.s3, "-Dmount=stage")),
+        cwd=pai.folder,
+        env={**pai.environment, "TERM": "xterm"},
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    ) as running:
+        os.close(terminal)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(shell, 65536)
+            except OSError:  # its other end is closed
+                break
+        assert running.wait() == 0
+    os.close(shell)
+    assert b"\x1b[?25l" in shown, "nothing was drawn"
+    assert b"3.0/3.0 MB" in shown
+    assert b"staged" in shown

@@ -20,10 +20,11 @@ def run(arguments: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser("pai doctor", description=__doc__)
     parser.add_argument("location", nargs="*", type=Location.parse)
+    parser.add_argument("--role", metavar="R", help="ignore: open them with your own keys")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     found = []
-    for check in checks(options.location, Path.cwd()):
+    for check in checks(options.location, Path.cwd(), options.role):
         found.append(check)
         if options.json:
             continue

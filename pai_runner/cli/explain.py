@@ -13,7 +13,7 @@ from pai_runner.cli.command_input import (
 from pai_runner.cli.job import add_run_options, run_options
 from pai_runner.cli.output import print_json, say
 from pai_runner.run.plan import Mount, Plan
-from pai_runner.secret import mask_account
+from pai_runner.secret import mask_account, redact_known
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _text(plan: Plan) -> str:
     lines = [
-        ("command", mask_account(plan.command)),
+        ("command", plan.command),
         ("algorithm", plan.algorithm),
         ("TensorFlow", f"{plan.tf_api} API: {plan.tf_api_reason}"),
         *(("mount", _mount_text(mount)) for mount in plan.mounts),
@@ -52,13 +52,13 @@ def _text(plan: Plan) -> str:
             *(("  set", f"{name}={value}") for name, value in sorted(role.environment.items())),
         ]
     lines += [("notice", notice) for notice in plan.notices]
-    return "\n".join(f"{name:12}{value}" for name, value in lines)
+    return mask_account(redact_known("\n".join(f"{name:12}{value}" for name, value in lines)))
 
 
 def _mount_text(mount: Mount) -> str:
     options = "".join(f" {name}={value}" for name, value in mount.options.items())
     staged = f" staged in {mount.folder}" if mount.folder else ""
-    return mask_account(f"{mount.prefix} ({mount.purpose}){options}{staged}")
+    return f"{mount.prefix} ({mount.purpose}){options}{staged}"
 
 
 def _limits_text(plan: Plan) -> str:

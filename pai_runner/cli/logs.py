@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
     directory = find(options.id)
     if options.json:
         record = follow(directory, None, None, options.follow)
-        roles = {os.path.basename(role.path): _texts(role) for role in directory.roles()}
+        roles = {os.path.basename(role.path): _texts(role) for role in directory.printing()}
         print_json({"id": directory.id, "state": record.state.value, "roles": roles})
         return 0
     sys.stdout.flush()

@@ -199,7 +199,9 @@ class Handle:
             now = time.monotonic()
             if self._first_stop == 0.0:
                 self._first_stop = now
-            elif self._kill_supervisor_at == float("inf"):
+            elif self._kill_supervisor_at == float("inf") and (
+                now - self._first_stop > processes.SAME_SIGNAL_SECONDS
+            ):
                 self._kill_supervisor_at = now + _FORCE_SECONDS
 
     def _drain(self, follower: Follower, signals: SignalPipe) -> None:
@@ -360,7 +362,8 @@ def _progress(detach: bool) -> dict[str, str]:
     """Return what tells the mover to draw a progress bar, where there is a terminal for it."""
     if detach or not os.isatty(2):
         return {}
-    return {"PAI_PROGRESS": "tty", "COLUMNS": str(os.get_terminal_size(2).columns)}
+    # A terminal that does not know its size says 0.
+    return {"PAI_PROGRESS": "tty", "COLUMNS": str(os.get_terminal_size(2).columns or 80)}
 
 
 def _pipe() -> tuple[int, int]:

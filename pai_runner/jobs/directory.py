@@ -106,6 +106,11 @@ class JobDirectory:
         """Return the folder of the role called `label`, for example `worker-0`."""
         return RoleDirectory(os.path.join(self.path, "attempts", str(attempt), label))
 
+    def printing(self) -> list[RoleDirectory]:
+        """Return the folders of all processes whose output is for the user."""
+        mover = [self.mover] if os.path.isdir(self.mover.path) else []
+        return [*mover, *self.roles()]
+
     def roles(self) -> list[RoleDirectory]:
         """Return the folders of all roles that have been started, attempt by attempt."""
         attempts = os.path.join(self.path, "attempts")

@@ -6,15 +6,14 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pai_runner.errors import PaiError, SetupError, UsageError
-from pai_runner.location import Location
+from pai_runner.errors import SetupError, UsageError
+from pai_runner.location import ROLE_ARN, Location
 from pai_runner.secret import mask_account
 
 ROLES = ("assume", "ignore")
 
+# Here the address begins with a bucket.
 _OBJECT_STORES = ("oss", "s3", "s3a")
-# The option of a location that names its server.
-_SERVERS = ("host", "endpoint_url")
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,22 @@ class Access:
         return cls(f"pai-{job_id}", tuple(sorted(buckets)), ignores_roles)
 
     def options(self, location: Location) -> dict[str, str]:
-        """Return the options for a location's filesystem, secrets in clear."""
+        """Return the options for a location's filesystem, secrets in clear.
+
+        Raises UsageError for a role that is none.
+        """
         options = location.plain_options()
         if "role_arn" not in options:
             return options
         if self.ignores_roles:
             del options["role_arn"]
             return options
+        if not ROLE_ARN.fullmatch(options["role_arn"]):
+            raise UsageError(
+                f"{location}: `{mask_account(options['role_arn'])}` is not a role",
+                "give the role's ARN, as RAM's console shows it; with --role ignore your own keys "
+                "are used instead",
+            )
         return {**options, "role_session": self.session, "role_buckets": ",".join(self.buckets)}
 
     def notices(self, locations: Iterable[Location]) -> tuple[str, ...]:
@@ -71,18 +79,30 @@ def ignores_roles(role: str | None, environment: Mapping[str, str] = os.environ)
 
 
 def check_servers(locations: Iterable[Location]) -> None:
-    """Check that the servers which the command names may be given credentials.
+    """Check that the servers which the command names may be spoken to.
 
-    Only their names are looked at: nothing is asked of the network. Raises SetupError.
+    Those of object stores must be known, as they get credentials; none may be a metadata
+    service. Raises SetupError.
     """
     for location in locations:
-        if location.protocol not in _OBJECT_STORES:
-            continue
-        for name, text in location.plain_options().items():
-            if name in _SERVERS:
-                from pai_runner.storage.hosts import check_endpoint
+        try:
+            _check_servers(location)
+        except SetupError as error:
+            raise SetupError(f"{location}: {error.message}", error.hint) from error
 
-                try:
-                    check_endpoint(text, f"{name}=")
-                except PaiError as error:
-                    raise SetupError(f"{location}: {error.message}", error.hint) from error
+
+def _check_servers(location: Location) -> None:
+    if location.is_local:
+        return
+    # Here, not above: a job on local folders needs none of it.
+    from urllib.parse import urlsplit
+
+    from pai_runner.storage.hosts import check_endpoint, refuse_metadata
+
+    for name, text in location.plain_options().items():
+        if name == "endpoint_url" or (name, location.protocol) == ("host", "oss"):
+            check_endpoint(text, f"{name}=")
+        elif name == "host":
+            refuse_metadata(text)
+    if location.protocol not in _OBJECT_STORES:
+        refuse_metadata(urlsplit(location.prefix).hostname or "")

@@ -31,8 +31,11 @@ class Check:
     hint: str = ""
 
 
-def checks(locations: list[Location], cwd: Path) -> Iterator[Check]:
-    """Yield what was found, one thing at a time; the first ones are quick."""
+def checks(locations: list[Location], cwd: Path, role: str | None = None) -> Iterator[Check]:
+    """Yield what was found, one thing at a time; the first ones are quick.
+
+    `role` is the text of --role.
+    """
     yield _python()
     yield _compiled_part()
     yield _gpus()
@@ -40,7 +43,7 @@ def checks(locations: list[Location], cwd: Path) -> Iterator[Check]:
     yield _amazon_credentials()
     yield _alibaba_credentials()
     for location in locations:
-        yield _location(location, cwd)
+        yield _location(location, cwd, role)
 
 
 def _python() -> Check:
@@ -110,22 +113,25 @@ def _amazon_credentials() -> Check:
 
 
 def _alibaba_credentials() -> Check:
-    """Look for the user's own keys of Alibaba; nothing is asked of the network."""
+    """Look for the user's own keys of Alibaba; the machine's own role is not asked for."""
     from pai_runner.storage.credentials import credential_source
 
+    here = {**os.environ, "ALIBABA_CLOUD_ECS_METADATA_DISABLED": "true"}
     try:
-        source = credential_source({})
+        source = credential_source({}, here)
+        source.get()
     except PaiError as error:
-        return Check("Alibaba credentials", None, str(error), error.hint or "")
+        hint = f"needed for oss:// locations only; {error.hint}"
+        return Check("Alibaba credentials", None, str(error), hint)
     return Check("Alibaba credentials", True, f"from {source.description}")
 
 
-def _location(location: Location, cwd: Path) -> Check:
+def _location(location: Location, cwd: Path, role: str | None) -> Check:
     name = str(location)
     try:
         if location.is_local:
             return _local_location(name, cwd / Path(location.path).expanduser())
-        return _remote_location(name, location.directory())
+        return _remote_location(name, location.directory(), role)
     except PaiError as error:
         return Check(name, False, str(error), error.hint or "")
 
@@ -154,16 +160,12 @@ def _write_problem(folder: Path) -> str | None:
         return error.strerror or str(error)
 
 
-def _remote_location(name: str, location: Location) -> Check:
+def _remote_location(name: str, location: Location, role: str | None) -> Check:
     """List the location, then write, read and delete a small object in it."""
-    from pai_runner.storage.filesystems import (
-        check_directory,
-        describe_error,
-        filesystem,
-        options_at,
-    )
+    from pai_runner.storage.failures import describe_error
+    from pai_runner.storage.filesystems import check_directory, filesystem, options_at
 
-    access = Access.of([location], "doctor", ignores_roles(None))
+    access = Access.of([location], "doctor", ignores_roles(role))
     check_servers([location])
     options = options_at(location.prefix, access.options(location))
     remote = filesystem(location.protocol, options)

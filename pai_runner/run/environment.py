@@ -64,7 +64,7 @@ FOR_PAI = (
     Variable(
         "OSS_…",
         "your own keys and endpoint: OSS_ACCESS_KEY_ID, OSS_ACCESS_KEY_SECRET, OSS_SESSION_TOKEN, "
-        "OSS_ENDPOINT",
+        "OSS_ENDPOINT; OSS_REGION where the endpoint's name does not tell it",
     ),
     Variable(
         "ALIBABA_CLOUD_…",

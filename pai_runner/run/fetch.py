@@ -347,9 +347,12 @@ def _missing(location: Location, what: str, fs: AbstractFileSystem, path: str) -
     folder, _, name = path.rpartition("/")
     names = _names(fs, folder) if folder else []
     if not names and location.protocol in ("s3", "s3a", "oss") and not _exists(fs, location.bucket):
+        from pai_runner.storage.filesystems import server_option
+
+        server = server_option(location.protocol)
         return SetupError(
             f"{_named(location, what)}: there is no bucket `{location.bucket}`",
-            "correct the bucket's name, or name its server with ?endpoint_url=",
+            f"correct the bucket's name, or name its server with ?{server}=",
         )
     shown = location.prefix.rpartition("/")[0]
     return SetupError(
@@ -374,23 +377,24 @@ def _exists(fs: AbstractFileSystem, bucket: str) -> bool:
 
 
 def _is_known(error: Exception) -> bool:
-    from pai_runner.storage.filesystems import Failure, failure_of
+    from pai_runner.storage.failures import Failure, failure_of
 
     return failure_of(error) not in (Failure.MISSING, Failure.OTHER)
 
 
 def _unreadable(location: Location, what: str, error: Exception) -> SetupError:
-    from pai_runner.storage.filesystems import Failure, describe_error, failure_of
+    from pai_runner.storage import filesystems
+    from pai_runner.storage.failures import Failure, describe_error, failure_of
 
+    if isinstance(error, SetupError):  # of credentials, which know best what to do
+        return SetupError(f"{_named(location, what)}: {error.message}", error.hint)
+    server = filesystems.server_option(location.protocol)
     problems = {
         Failure.MISSING: ("it has vanished", "try again"),
         Failure.DENIED: ("access denied", "check the credentials, and that they may read it"),
-        Failure.NO_CREDENTIALS: (
-            "no credentials",
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or add "
-            "?profile=NAME or ?anon=true to the location",
-        ),
-        Failure.UNAVAILABLE: ("the server does not answer", "check endpoint_url and the network"),
+        Failure.NO_CREDENTIALS: ("no credentials", filesystems.NO_CREDENTIALS_HINT),
+        Failure.UNAVAILABLE: ("the server does not answer", f"check {server} and the network"),
     }
-    problem, hint = problems.get(failure_of(error), ("it cannot be read", None))
-    return SetupError(f"{_named(location, what)}: {problem} ({describe_error(error)})", hint)
+    kind, detail = failure_of(error), describe_error(error)
+    problem, hint = problems.get(kind, ("it cannot be read", None))
+    return SetupError(f"{_named(location, what)}: {problem} ({detail})", hint)

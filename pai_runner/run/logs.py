@@ -146,7 +146,7 @@ def follow(
     streams: dict[str, Follower] = {}
     record, read_at = read(directory), time.monotonic()
     while True:
-        for role in directory.roles():
+        for role in directory.printing():
             if role.path not in streams:
                 pairs = ((role.stdout, stdout), (role.stderr, stderr))
                 streams[role.path] = Follower((path, fd) for path, fd in pairs if fd is not None)

@@ -77,6 +77,7 @@ def _with_folders(mounts: Mapping[str, Mount], root: str, store: SecretStore) ->
     for mount in sorted(mounts.values(), key=lambda mount: mount.prefix):
         if mount.mode != "stage":
             continue
+        _refuse_odd_parts(mount)
         above = next((one for one in outer if _holds(one, mount, store)), None)
         if above is None:
             folder = os.path.join(f"{root}-{len(outer) + 1}", "files")
@@ -85,6 +86,16 @@ def _with_folders(mounts: Mapping[str, Mount], root: str, store: SecretStore) ->
             folder = os.path.join(above.folder, mount.prefix.removeprefix(above.prefix).strip("/"))
         folders[mount.prefix] = folder
     return tuple(replace(mount, folder=folders.get(prefix, "")) for prefix, mount in mounts.items())
+
+
+def _refuse_odd_parts(mount: Mount) -> None:
+    """Refuse what a local folder cannot stand for, or what would lead out of it."""
+    parts = mount.prefix.partition("://")[2].rstrip("/").split("/")
+    if not {"", ".", ".."}.isdisjoint(parts):
+        raise SetupError(
+            f"{mount.prefix} cannot be staged: it has an empty part, `.` or `..`",
+            f"write the location of -D{mount.purpose} without it, or use mount=stream",
+        )
 
 
 def _holds(outer: Mount, inner: Mount, store: SecretStore) -> bool:

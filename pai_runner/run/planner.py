@@ -63,7 +63,7 @@ def make_plan(
     hyper_parameters = _hyper_parameters(job, cwd, access)
     words = store.hide_words(job.user_defined_parameters)
     words_shown = None if tuple(words) == job.user_defined_parameters else " ".join(words)
-    job_name = job.job_name or code.entry.stem
+    job_name = redact_secrets(job.job_name or code.entry.stem)
     role = RolePlan(
         name="worker",
         index=0,
@@ -78,7 +78,7 @@ def make_plan(
         working_directory=str(code.working_directory),
         environment={
             **_environment_of_job(job, directory, job_name, api.api),
-            **{_VARIABLES[name]: value for name, value in values.items()},
+            **_environment_of_values(values),
             **_environment_of_hyper_parameters(hyper_parameters),
             **choice.environment,
         },
@@ -165,6 +165,15 @@ def _platform_values(job: Job, cwd: Path, mounts: Sequence[Mount]) -> dict[str, 
     values["tables"] = ",".join(job.tables)
     values["outputs"] = ",".join(job.outputs)
     return {name: values[name] for name in _VARIABLES if values.get(name)}
+
+
+def _environment_of_values(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the flags. What was typed as it is may hold secrets: not there."""
+    typed = ("tables", "outputs")
+    return {
+        _VARIABLES[name]: redact_secrets(value) if name in typed else value
+        for name, value in values.items()
+    }
 
 
 def _seen_by_script(location: Location, cwd: Path, staged: Mapping[str, str]) -> str:

@@ -28,6 +28,10 @@ _GET_CHILD_SUBREAPER = 37
 
 HAS_SUBREAPER = sys.platform == "linux"
 
+# `timeout` signals its child and then the group: one order can arrive as two signals, at most
+# so many seconds apart.
+SAME_SIGNAL_SECONDS = 0.2
+
 
 @lru_cache(maxsize=1)
 def _libc() -> ctypes.CDLL:

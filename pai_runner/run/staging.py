@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
+import select
 import signal
 import sys
 import time
 
 from pai_runner.run import processes
 from pai_runner.run.guard import CannotStart, Role, start_process
+from pai_runner.run.reports import Reports
 from pai_runner.run.verdict import signal_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from pai_runner.jobs.directory import JobDirectory
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 _PROGRAM = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "storage", "mover.py"
 )
-# A mover that died is started again so often: the folder's manifest tells it where it was.
+# A mover that died is started again: the folder's manifest tells it where it was. One that dies
+# so often, each time within so many seconds, is left alone until the last copy.
 _STARTS = 3
+_SHORT_SECONDS = 60.0
 # How long one that was told to stop may take to abort its uploads, in seconds.
 _STOP_SECONDS = 10.0
 
@@ -33,15 +36,22 @@ class Mover:
 
     `is_staged`: the files are there, the script may start. `is_over`: it has said its last word.
     `failure` says why the files are not there, `problem` what is not in the bucket at the end;
-    empty for none. `environment` is added to the process's.
+    empty for none. `environment` is added to the process's, `folders` are the staged ones.
     """
 
     def __init__(
-        self, directory: JobDirectory, secrets: Mapping[str, str], environment: Mapping[str, str]
+        self,
+        directory: JobDirectory,
+        secrets: Mapping[str, str],
+        environment: Mapping[str, str],
+        folders: Sequence[str],
+        poller: select.poll,
     ) -> None:
         self._directory = directory
         self._secrets = secrets
         self._environment = environment
+        self._folders = ", ".join(folders)
+        self._poller = poller
         self.pid = 0
         self.from_mover = -1
         self.is_staged = False
@@ -49,10 +59,11 @@ class Mover:
         self.failure = ""
         self.problem = ""
         self._to_mover = -1
-        self._buffer = b""
+        self._reports = Reports()
         self._starts = 0
         self._order = ""
         self._last_words = ""
+        self._started_at = 0.0
         self._kill_at = float("inf")
 
     @property
@@ -63,6 +74,7 @@ class Mover:
     def start(self) -> None:
         """Start the process; what keeps it from starting becomes `failure`."""
         self._starts += 1
+        self._started_at = time.monotonic()
         commands, to_mover = os.pipe()
         from_mover, reports = os.pipe()
         phase = "attach" if self.is_staged else "stage"
@@ -74,28 +86,24 @@ class Mover:
         try:
             self.pid = start_process(role, self._secrets)
         except CannotStart as error:
+            os.close(to_mover)
+            os.close(from_mover)
             self._give_up(f"the mover cannot be started: {error}")
+            return
         finally:
             os.close(commands)
             os.close(reports)
-        self._close()
-        self._to_mover, self.from_mover, self._buffer = to_mover, from_mover, b""
-        os.set_blocking(from_mover, False)
+        self._to_mover, self.from_mover = to_mover, from_mover
+        self._reports = Reports(from_mover)
+        self._poller.register(from_mover, select.POLLIN)
         if self._order:
             self._tell(self._order)
 
     def read_reports(self) -> bool:
         """Take in what the mover has said. False at the end of its pipe."""
-        while True:
-            try:
-                data = os.read(self.from_mover, 65536)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            *lines, self._buffer = (self._buffer + data).split(b"\n")
-            for line in lines:
-                self._take(json.loads(line))
+        for report in self._reports.read():
+            self._take(report)
+        return not self._reports.is_at_end
 
     def _take(self, report: dict[str, Any]) -> None:
         if "staged" in report:
@@ -108,27 +116,38 @@ class Mover:
                 self.failure = self._last_words
                 self._end()
         elif "finished" in report:
-            self.problem = _problem(report["finished"])
+            self.problem = _problem(report["finished"], self._folders)
             self._end()
 
     def ended(self, status: int) -> None:
         """Note that the process has ended; it is started again when it has left work behind."""
         self.read_reports()
         self.pid = 0
+        self._close()
         if self.is_over:
             return
         how = self._last_words or f"ended with code {processes.exit_code(status)}"
         if os.WIFSIGNALED(status):
             how = f"was killed by {signal_name(os.WTERMSIG(status))}"
-        if not self.is_staged or self._starts >= _STARTS:
+        if time.monotonic() - self._started_at > _SHORT_SECONDS:
+            self._starts = 0
+        if not self.is_staged or (self._starts >= _STARTS and self._order):
             self._give_up(f"the process that copies staged files: {how}")
-        else:
+        elif self._starts < _STARTS:
             self.start()
 
     def finish(self, killed: bool) -> None:
         """Have all that is new copied back, once. `killed`: a script was ended by a signal."""
-        if not self._order:
-            self._tell("finish killed" if killed else "finish clean")
+        if self._order:
+            return
+        self._tell("finish killed" if killed else "finish clean")
+        if not self.pid:
+            self.start()
+
+    def look(self) -> None:
+        """Have what is new copied back now, as far as it is whole."""
+        if self.is_staged and not self._order:
+            self._write("look")
 
     def stop(self) -> None:
         """Have everything given up at once."""
@@ -136,7 +155,7 @@ class Mover:
             return
         self._tell("stop")
         if self.is_staged:
-            self.problem = "it was stopped before all new files were copied back"
+            self.problem = f"new files may not have been copied back: see {self._folders}"
         self._end()
 
     def check(self, now: float) -> None:
@@ -153,16 +172,22 @@ class Mover:
 
     def _tell(self, order: str) -> None:
         self._order = order
+        self._write(order)
+
+    def _write(self, line: str) -> None:
+        if self._to_mover < 0:
+            return
         try:
-            os.write(self._to_mover, order.encode() + b"\n")
+            os.write(self._to_mover, line.encode() + b"\n")
         except BrokenPipeError:
             return  # it has died; `ended` sees to it
 
     def _give_up(self, text: str) -> None:
+        text = f"{text}; see {self._directory.mover.stderr}"
         if self.is_staged:
-            self.problem = f"{text}; see {self._directory.mover.stderr}"
+            self.problem = f"{text}; new files lie in {self._folders}"
         else:
-            self.failure = f"{text}; see {self._directory.mover.stderr}"
+            self.failure = text
         self._end()
 
     def _end(self) -> None:
@@ -172,11 +197,13 @@ class Mover:
     def _close(self) -> None:
         self.abandon()
         if self.from_mover >= 0:
+            self._poller.unregister(self.from_mover)
             os.close(self.from_mover)
+            self.from_mover = -1
 
 
-def _problem(finished: Mapping[str, Any]) -> str:
-    """Return what the mover's last report says is not in the bucket, in words; empty for all is."""
+def _problem(finished: Mapping[str, Any], folders: str) -> str:
+    """Return what the mover's last report says is not in the bucket, in words; empty if all is."""
     parts = []
     if finished["conflicts"]:
         parts.append(f"changed in the bucket meanwhile: {_listed(finished['conflicts'])}")
@@ -184,7 +211,7 @@ def _problem(finished: Mapping[str, Any]) -> str:
         parts.append(f"not copied back: {_listed(finished['not_copied'])}")
     if finished["error"]:
         parts.append(finished["error"])
-    return "; ".join(parts)
+    return "; ".join([*parts, f"it lies in {folders}"]) if parts else ""
 
 
 def _listed(names: list[str], most: int = 5) -> str:

@@ -47,8 +47,6 @@ PASSED_SIGNALS = (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINC
 
 # How often a cancel request and the launcher are looked at when nothing happens, in seconds.
 _TICK = 1.0
-# `timeout` signals its child and then the group: one order can arrive as two signals.
-_SAME_SIGNAL = 0.2
 # How long faulthandler gets to write where the threads of a hanging script are.
 _DUMP_SECONDS = 1.0
 # How long a guard may take beyond the timetable of its own ending, before it is given up.
@@ -81,6 +79,7 @@ class Supervisor:
         self._mover: Mover | None = None
         self._cause: Cause | None = None
         self._stopping_since: float | None = None
+        self._signalled_at: float | None = None
         self._forced = False
         self._dump_until = _NEVER
         self._give_up_guards_at = _NEVER
@@ -98,8 +97,9 @@ class Supervisor:
         else:
             self._attached = not orders["detach"]
             self._secrets = orders["secrets"]
-            self._start(orders["progress"])
         self._save(State.STARTING, supervisor=Identity.of(os.getpid()))
+        if orders is not None:
+            self._start(orders["progress"])
         self._journal.tell_launcher({"ready": True})
         while not self._roles.are_gone or (self._mover is not None and not self._mover.is_gone):
             self._turn()
@@ -128,9 +128,9 @@ class Supervisor:
         if self._attached:
             self._poller.register(self._control, select.POLLIN)
         if any(mount["mode"] == "stage" for mount in spec["mounts"]):
-            self._mover = Mover(self._directory, self._secrets, progress)
+            folders = [mount["folder"] for mount in spec["mounts"] if mount["folder"]]
+            self._mover = Mover(self._directory, self._secrets, progress, folders, self._poller)
             self._mover.start()
-            self._watch_mover(self._mover)
             self._advance_staging(())
         else:
             self._roles.start(self._secrets, self._poller)
@@ -186,7 +186,7 @@ class Supervisor:
     def _reap(self) -> None:
         for pid, status in processes.reap()[0]:
             if self._mover is not None and pid == self._mover.pid:
-                self._mover_ended(self._mover, status)
+                self._mover.ended(status)
                 continue
             message = self._roles.ended(pid, status)
             if message:
@@ -213,23 +213,18 @@ class Supervisor:
 
     # ====== Staged folders ======
 
-    def _watch_mover(self, mover: Mover) -> None:
-        if mover.pid:
-            self._roles.strangers = [mover.pid]
-            self._poller.register(mover.from_mover, select.POLLIN)
-
-    def _mover_ended(self, mover: Mover, status: int) -> None:
-        self._poller.unregister(mover.from_mover)
-        mover.ended(status)
-        self._watch_mover(mover)
+    @property
+    def _is_copying_back(self) -> bool:
+        return self._journal.record.state is State.PUBLISHING
 
     def _advance_staging(self, ready: Sequence[int]) -> None:
         """Start the roles when their files are there, copy back when nothing of them runs."""
         mover = self._mover
         if mover is None:
             return
-        if mover.pid and mover.from_mover in ready:
+        if mover.from_mover in ready:
             mover.read_reports()
+        self._roles.strangers = [mover.pid]
         if mover.failure and self._cause is None:
             code, message = ExitCode.SETUP.value, mover.failure
             self._stop(Cause(State.FAILED, Reason.SETUP_FAILED, message, exit_code=code))
@@ -241,7 +236,7 @@ class Supervisor:
         elif not self._roles.are_started and mover.is_staged:
             self._roles.start(self._secrets, self._poller)
         elif self._roles.are_started and self._roles.are_gone:
-            if self._journal.record.state is not State.PUBLISHING:
+            if not self._is_copying_back:
                 self._save(State.PUBLISHING)
             mover.finish(killed=any(end.is_killed for end in self._roles.ends))
 
@@ -272,6 +267,9 @@ class Supervisor:
         self._stopping_since = now
         self._dump_until = _NEVER
         self._give_up_guards_at = now + self._limits.grace + LEFTOVER_SECONDS + _GUARD_MARGIN
+        if self._mover is not None:
+            # What is whole now is known to be so, also if the script is cut off.
+            self._mover.look()
         self._roles.tell(f"stop {int(signum)} {self._limits.grace}")
 
     def _force(self) -> None:
@@ -291,12 +289,15 @@ class Supervisor:
                 self._take_stop_signal(signum)
 
     def _take_stop_signal(self, signum: int) -> None:
-        since = self._stopping_since
+        now = _now()
+        first, self._signalled_at = self._signalled_at, self._signalled_at or now
+        # While results are copied back nothing else is left to be stopped by a first signal.
+        since = first if self._is_copying_back else self._stopping_since
         if since is None:
             reason = Reason.HANGUP if signum == signal.SIGHUP else Reason.INTERRUPTED
             message = f"pai got {signal_name(signum)}"
             self._stop(Cause(State.CANCELLED, reason, message, signum))
-        elif signum != signal.SIGHUP and _now() - since > _SAME_SIGNAL:
+        elif signum != signal.SIGHUP and now - since > processes.SAME_SIGNAL_SECONDS:
             self._force()
 
     def _launcher_gone(self) -> None:

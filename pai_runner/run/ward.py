@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import RoleProcess
 from pai_runner.run.guard import Role, fork_guard
+from pai_runner.run.reports import Reports
 from pai_runner.run.verdict import RoleEnd
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ class Ward:
         self.done = False
         self._to_guard = -1
         self.from_guard = -1
-        self._buffer = b""
+        self._reports = Reports()
 
     @property
     def is_running(self) -> bool:
@@ -42,7 +42,7 @@ class Ward:
     def start(self, secrets: Mapping[str, str]) -> None:
         """Fork the guard, which starts the role. Raises OSError."""
         self.guard_pid, self._to_guard, self.from_guard = fork_guard(self.role, secrets)
-        os.set_blocking(self.from_guard, False)
+        self._reports = Reports(self.from_guard)
         self.guard = Identity.of(self.guard_pid)
 
     def tell(self, line: str) -> None:
@@ -55,16 +55,9 @@ class Ward:
 
     def read_reports(self) -> bool:
         """Take in what the guard has said. False at the end of its pipe."""
-        while True:
-            try:
-                data = os.read(self.from_guard, 65536)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            *lines, self._buffer = (self._buffer + data).split(b"\n")
-            for line in lines:
-                self._take(json.loads(line))
+        for report in self._reports.read():
+            self._take(report)
+        return not self._reports.is_at_end
 
     def _take(self, report: dict[str, Any]) -> None:
         if "started" in report:

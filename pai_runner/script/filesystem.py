@@ -47,7 +47,7 @@ from pai_runner.script.layer import FileLayer
 from pai_runner.script.plugin import Library, Plugin
 from pai_runner.script.stores import Mount, Stores
 from pai_runner.secret import redact
-from pai_runner.storage.filesystems import prepare_for_exit
+from pai_runner.storage.exits import prepare_for_exit
 
 __all__ = ["Mount", "compiled_part", "drain", "register"]
 

@@ -6,12 +6,14 @@ lies on, as TensorFlow opens it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from fsspec.utils import stringify_path
 
+from pai_runner.errors import SetupError
 from pai_runner.location import plain_path
 from pai_runner.script.stores import Mount, Stores, clean
 from pai_runner.storage.oss import OSSFileSystem
@@ -28,6 +30,7 @@ def serve(fsspec: ModuleType, mounts: Iterable[Mount]) -> None:
         if mount.protocol == "oss":
             _stores.add(mount)
             _first.append(clean(mount.prefix))
+    os.register_at_fork(after_in_child=_stores.after_fork)
     fsspec.register_implementation("oss", MountedOSSFileSystem, clobber=True)
 
 
@@ -39,6 +42,11 @@ class MountedOSSFileSystem(OSSFileSystem):
         if self._is_own:
             super().__init__(endpoint, key, **options)
             return
+        if not _first:
+            raise SetupError(
+                "the job's oss:// locations are not known in this process",
+                "open them in the script's own process, or in one of multiprocessing",
+            )
         first: Any = _stores.of(_first[0]).fs  # for what is asked of no path
         super().__init__(first._endpoint, source=first._source, **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from enum import IntEnum
 
-from pai_runner.storage.filesystems import Failure, describe_error, failure_of
+from pai_runner.storage.failures import Failure, describe_error, failure_of
 
 
 class Code(IntEnum):

@@ -16,13 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pai_runner.location import plain_path
-from pai_runner.storage.filesystems import (
-    cancel_requests,
-    filesystem,
-    modified_ns,
-    options_at,
-    takes_threads,
-)
+from pai_runner.storage.exits import cancel_requests
+from pai_runner.storage.filesystems import filesystem, modified_ns, options_at, takes_threads
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem

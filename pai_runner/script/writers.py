@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from pai_runner.script.staging import Staged, Staging
 from pai_runner.script.stores import Store, Stores
-from pai_runner.storage.filesystems import Failure, describe_error, failure_of
+from pai_runner.storage.failures import Failure, describe_error, failure_of
 from pai_runner.storage.names import is_temporary
 
 

@@ -1,4 +1,4 @@
-"""The same care as `connections`, for s3fs: what `hosts.guarded_aiobotocore` is made of.
+"""The same care as `connections`, for s3fs: what `guarded_aiobotocore` is made of.
 
 aiobotocore lets aiohttp follow redirects, with a session token in their headers; botocore does
 not: it reads an S3 redirect and signs anew.
@@ -56,3 +56,15 @@ class GuardedAioSession(AIOHTTPSession):  # type: ignore[misc]
 
     async def _get_session(self, proxy_url: str | None) -> _WithoutRedirects:
         return _WithoutRedirects(await super()._get_session(proxy_url))
+
+
+def guarded_aiobotocore() -> dict[str, Any]:
+    """Return the options of `aiobotocore.config.AioConfig` that do the same for s3fs.
+
+    Addresses written as such are not resolved, so `refuse_metadata` is called for the endpoint
+    beforehand.
+    """
+    return {
+        "connector_args": {"resolver": checked_resolver()},
+        "http_session_cls": GuardedAioSession,
+    }

@@ -13,7 +13,7 @@ from typing import Any
 
 from pai_runner.errors import SetupError
 from pai_runner.secret import redact
-from pai_runner.storage.filesystems import cause_of
+from pai_runner.storage.failures import cause_of
 from pai_runner.storage.keys import Credentials
 
 _LOGGERS = ("credentials", "alibabacloud-tea")

@@ -1,4 +1,4 @@
-"""A session of requests that checks whom it speaks to: see `hosts.guarded_session`.
+"""A session of requests that checks whom it speaks to: see `guarded_session`.
 
 A name can resolve to something else each time, so what counts is the peer of the connection
 that was made. With a proxy of the environment the peer is the proxy, which the user has chosen.
@@ -66,3 +66,12 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
         self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+def guarded_session(size: int) -> requests.Session:
+    """Return a session with up to `size` connections for requests that carry credentials.
+
+    It follows no redirect: one is returned as the answer. It sends nothing before the address
+    at the other end is known to be none of a metadata service: that is a SetupError.
+    """
+    return GuardedSession(size)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 import threading
 import time
@@ -18,14 +17,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pai_runner.errors import SetupError, UsageError
+from pai_runner.location import ROLE_ARN
 from pai_runner.secret import mask_account, redact
 from pai_runner.storage.credential_chain import Chain, from_variables
 from pai_runner.storage.keys import Credentials, CredentialSource, key_pair
 from pai_runner.storage.roles import Role, session_name, session_policy
 
 __all__ = ["CredentialSource", "Credentials", "credential_source", "shared_source"]
-
-_ROLE = re.compile(r"acs:ram::[0-9]+:role/[\w.@-]+", re.ASCII)
 
 # A token is replaced when this is left of its life, or a tenth of it where that is less.
 _MARGIN_SECONDS = 300.0
@@ -52,7 +50,7 @@ def credential_source(
     role = options.get("role_arn", "")
     if not role:
         return base
-    if not _ROLE.fullmatch(role):
+    if not ROLE_ARN.fullmatch(role):
         raise UsageError(
             f"`{mask_account(redact(role))}` is not a role",
             "give the role's ARN, as RAM's console shows it",

@@ -7,19 +7,14 @@ process that made it; after a fork make another (s3fs: "This class is not fork-s
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import re
-import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
-from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
 from pai_runner.errors import SetupError, nearest
 from pai_runner.library_logs import redact_library_logs
-from pai_runner.secret import is_secret_name, redact, remember
+from pai_runner.secret import is_secret_name, remember
+from pai_runner.storage.failures import Failure, describe_error, failure_of
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -100,108 +95,6 @@ def check_directory(fs: AbstractFileSystem, location: str) -> None:
         raise _unreachable(location, path.split("/", 1)[0], error) from error
 
 
-def prepare_for_exit() -> None:
-    """Let filesystems work on while the process ends.
-
-    Python stops its thread pools before the exit handlers run, and asyncio resolves host names
-    in one. From here on they are resolved in the loop's own thread.
-    """
-    loop = _loop()
-    if loop is not None:
-        loop.call_soon_threadsafe(loop.set_default_executor, InPlace())
-
-
-def cancel_requests() -> None:
-    """Cancel what asynchronous filesystems are doing; those who wait for it go on at once.
-
-    They cannot tell it from success: fsspec's `sync` then returns None.
-    """
-    loop = _loop()
-    if loop is not None:
-        loop.call_soon_threadsafe(lambda: [task.cancel() for task in asyncio.all_tasks(loop)])
-
-
-def _loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop in which fsspec's asynchronous filesystems live, if there is one."""
-    asyn = sys.modules.get("fsspec.asyn")
-    return asyn.loop[0] if asyn is not None else None
-
-
-class InPlace(ThreadPoolExecutor):
-    """A pool without threads: it does at once what it is given."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
-
-
-# ====== What a failure means ======
-
-
-class Failure(Enum):
-    """The kinds of failure that a caller tells apart, whatever library raised them."""
-
-    MISSING = "missing"
-    DENIED = "access denied"
-    NO_CREDENTIALS = "no credentials"
-    UNAVAILABLE = "the server does not answer"
-    OTHER = "an error"
-
-
-# By class name, along the class's ancestors: botocore, aiohttp and requests name alike, and
-# need not be imported to ask.
-_UNAVAILABLE = {
-    "ClientConnectionError",
-    "ClientPayloadError",
-    "ConnectionError",
-    "HTTPClientError",
-    "Timeout",
-    "TimeoutError",
-}
-_NO_CREDENTIALS = {
-    "CredentialRetrievalError",
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "ProfileNotFound",
-    "SSOError",
-    "TokenRetrievalError",
-}
-
-
-def failure_of(error: BaseException) -> Failure:
-    """Return what kind of failure an error of a filesystem is."""
-    names = {ancestor.__name__ for ancestor in type(error).__mro__}
-    if isinstance(error, FileNotFoundError):
-        return Failure.MISSING
-    if isinstance(error, PermissionError):
-        return Failure.DENIED
-    if names & _NO_CREDENTIALS:
-        return Failure.NO_CREDENTIALS
-    # s3fs: EBUSY is a 503 or SlowDown, EREMOTEIO a 500.
-    busy = isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)
-    return Failure.UNAVAILABLE if busy or names & _UNAVAILABLE else Failure.OTHER
-
-
-def describe_error(error: BaseException) -> str:
-    """Return an error's text in one line, without secrets."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(redact(text or type(error).__name__).split())
-
-
-# The telling part of what urllib3 says of a connection that failed.
-_CAUSE = re.compile(r"\[Errno -?\d+\] [^'\")]+|[^'\"(:]*timed out|\[SSL: [^'\"]+")
-
-
-def cause_of(error: BaseException) -> str:
-    """Return why a connection failed, of what urllib3 says; empty where it does not tell."""
-    found = _CAUSE.search(str(error))
-    return " ".join(redact(found[0]).split()) if found else ""
-
-
 # ====== Makers ======
 
 _Maker = Callable[[str, Mapping[str, str]], "AbstractFileSystem"]
@@ -214,7 +107,8 @@ def _s3(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
         raise SetupError(f"{protocol}:// needs the package s3fs", "pip install s3fs") from error
     from urllib.parse import urlsplit
 
-    from pai_runner.storage.hosts import check_endpoint, guarded_aiobotocore, refuse_metadata
+    from pai_runner.storage.aiohttp_connections import guarded_aiobotocore
+    from pai_runner.storage.hosts import check_endpoint, refuse_metadata
 
     config: dict[str, Any] = {
         "connect_timeout": _CONNECT_SECONDS,
@@ -301,14 +195,25 @@ def _list_one_key(fs: Any, path: str) -> None:
     fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1)
 
 
+def server_option(protocol: str) -> str:
+    """Return the option that names a location's server."""
+    return "host" if protocol == "oss" else "endpoint_url"
+
+
+NO_CREDENTIALS_HINT = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
+    "or add ?profile=NAME or ?anon=true to the location"
+)
+
+
 def _unreachable(location: str, bucket: str, error: Exception) -> SetupError:
     kind = failure_of(error)
     detail = describe_error(error)
-    endpoint = "host" if location.startswith("oss://") else "endpoint_url"
+    server = server_option(location.partition("://")[0])
     if kind is Failure.MISSING:
         return SetupError(
             f"{location}: there is no bucket `{bucket}` ({detail})",
-            f"create the bucket, or correct its name or {endpoint}",
+            f"create the bucket, or correct its name or {server}",
         )
     if kind is Failure.DENIED:
         return SetupError(
@@ -316,14 +221,10 @@ def _unreachable(location: str, bucket: str, error: Exception) -> SetupError:
             "check the credentials, and that they may list, read and write in this bucket",
         )
     if kind is Failure.NO_CREDENTIALS:
-        return SetupError(
-            f"{location}: no credentials ({detail})",
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, "
-            "or add ?profile=NAME or ?anon=true to the location",
-        )
+        return SetupError(f"{location}: no credentials ({detail})", NO_CREDENTIALS_HINT)
     if kind is Failure.UNAVAILABLE:
         return SetupError(
             f"{location}: the server does not answer ({detail})",
-            f"check {endpoint} and the network",
+            f"check {server} and the network",
         )
     return SetupError(f"{location}: {detail}", "check the location and its options")

@@ -14,13 +14,9 @@ import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from pai_runner.errors import SetupError
 from pai_runner.secret import MASK
-
-if TYPE_CHECKING:
-    import requests
 
 ALLOWED_HOSTS = "PAI_ALLOWED_HOSTS"
 _CLOUDS = ("*.aliyuncs.com", "*.aliyun-inc.com", "*.amazonaws.com", "*.amazonaws.com.cn")
@@ -82,31 +78,6 @@ def refuse_metadata(host: str) -> None:
 def refuse_address(host: str, address: str) -> None:
     """Raise SetupError when `address`, to which `host` led, may not be spoken to."""
     _refuse_forbidden(f"`{_shown(host)}`", (address,))
-
-
-def guarded_session(size: int) -> requests.Session:
-    """Return a session with up to `size` connections for requests that carry credentials.
-
-    It follows no redirect: one is returned as the answer. It sends nothing before the address
-    at the other end is known to be none of a metadata service: that is a SetupError.
-    """
-    from pai_runner.storage.connections import GuardedSession
-
-    return GuardedSession(size)
-
-
-def guarded_aiobotocore() -> dict[str, Any]:
-    """Return the options of `aiobotocore.config.AioConfig` that do the same for s3fs.
-
-    Addresses written as such are not resolved, so `refuse_metadata` is called for the endpoint
-    beforehand.
-    """
-    from pai_runner.storage.aiohttp_connections import GuardedAioSession, checked_resolver
-
-    return {
-        "connector_args": {"resolver": checked_resolver()},
-        "http_session_cls": GuardedAioSession,
-    }
 
 
 # ====== Names ======

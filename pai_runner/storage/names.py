@@ -7,6 +7,8 @@ so that nothing is ever named that is not there whole.
 
 from __future__ import annotations
 
+import os
+import posixpath
 import re
 from enum import IntEnum
 
@@ -23,7 +25,12 @@ _TEMPORARY_DIRECTORY = re.compile(r"_temp$")
 
 _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _EVENTS = re.compile(r"(^|/)[^/]*events\.out\.tfevents[^/]*$")
-_NAMED_CHECKPOINT = re.compile(r'(?m)^\s*(?:all_)?model_checkpoint_paths?:\s*"([^"\\]*)"\s*$')
+# A line of a `checkpoint` file as protobuf's text_format writes it, and an escape in its text.
+_NAMED_CHECKPOINT = re.compile(
+    rb'(?m)^(\s*(?:all_)?model_checkpoint_paths?:\s*)"((?:[^"\\\n]|\\.)*)"\s*?$'
+)
+_ESCAPE = re.compile(rb"\\([0-7]{1,3}|x[0-9a-fA-F]{1,2}|.)")
+_ESCAPED = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
 class Rank(IntEnum):
@@ -73,12 +80,57 @@ def needs(path: str, content: bytes = b"") -> tuple[str, ...]:
 
     `content` is that of a `checkpoint` file, which names checkpoints relative to its directory.
     """
-    directory, slash, name = path.rpartition("/")
+    directory, slash, _ = path.rpartition("/")
     if rank_of(path) is Rank.INDEX:
         return (f"{path.removesuffix('.index')}.data-",)
     if rank_of(path) is Rank.CONTENT:
         return ()
-    named = _NAMED_CHECKPOINT.findall(content.decode(errors="replace"))
-    if name != "checkpoint" or not named or any(one.startswith("/") for one in named):
+    named = [
+        posixpath.normpath(posixpath.join(directory, _unescaped(text).decode(errors="replace")))
+        for _, text in _NAMED_CHECKPOINT.findall(content)
+    ]
+    if not is_pointer(path) or not named or any(one.startswith(("/", "../")) for one in named):
         return (f"{directory}{slash}",)
-    return tuple(f"{directory}{slash}{one}." for one in named)
+    return tuple(f"{one}." for one in named)
+
+
+def is_pointer(path: str) -> bool:
+    """Tell whether it is a `checkpoint` file, which names the checkpoints of its directory."""
+    return path.rpartition("/")[2] == "checkpoint"
+
+
+def relative_pointer(content: bytes, path: str, root: str) -> bytes:
+    """Return what the `checkpoint` file at `path` below the folder `root` should say elsewhere.
+
+    tf.compat.v1.train.Saver writes where on this machine a checkpoint lies. Where that is below
+    `root`, it becomes relative to the file's directory, as TensorFlow reads it (checkpoint
+    management's get_checkpoint_state). The rest stays as it is.
+    """
+    directory = os.fsencode(os.path.join(root, os.path.dirname(path)))
+    roots = tuple(os.fsencode(one) + b"/" for one in (root, os.path.realpath(root)))
+
+    def replaced(match: re.Match[bytes]) -> bytes:
+        named = os.path.normpath(_unescaped(match[2]))
+        for one in roots:
+            if named.startswith(one):
+                named = os.path.join(os.fsencode(root), named[len(one) :])
+                return match[1] + b'"' + _escaped(os.path.relpath(named, directory)) + b'"'
+        return match[0]
+
+    return _NAMED_CHECKPOINT.sub(replaced, content)
+
+
+def _unescaped(text: bytes) -> bytes:
+    def plain(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        if code[:1].isdigit():
+            return bytes([int(code, 8) & 0xFF])
+        if code[:1] == b"x" and len(code) > 1:
+            return bytes([int(code[1:], 16)])
+        return _ESCAPED.get(code, code)
+
+    return _ESCAPE.sub(plain, text)
+
+
+def _escaped(text: bytes) -> bytes:
+    return re.sub(rb'["\\\x00-\x1f\x7f]', lambda match: b"\\%03o" % match[0][0], text)

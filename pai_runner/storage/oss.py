@@ -16,13 +16,16 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
+from operator import methodcaller
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.core import get_compression
 
 from pai_runner.storage.credentials import shared_source
 from pai_runner.storage.hosts import check_endpoint
@@ -37,6 +40,10 @@ from pai_runner.storage.oss_upload import (
 )
 
 _DELETED_AT_ONCE = 1000
+# The keys that XML 1.0 carries as they are: a carriage return would arrive as a line feed.
+_FIT_FOR_XML = re.compile(r"[\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
+# How many keys an error names.
+_NAMED = 10
 
 # Refusals of a copy that a copy in parts may mend: too large, or appendable.
 _NOT_IN_ONE = ("EntityTooLarge", "InvalidRequest", "InvalidArgument", "OperationNotSupported")
@@ -59,8 +66,9 @@ class OSSFileSystem(ReadableOSS):
 
     `endpoint`, `key`, `secret` and `token` are those of ossfs; without an endpoint it is
     OSS_ENDPOINT, without a key the credentials are the environment's. `source` gives credentials
-    that are renewed, `region` is that of signatures of version 4. All failures are OSErrors, but
-    SetupErrors where there is no endpoint or there are no credentials.
+    that are renewed. `region` is that of signatures of version 4; else the endpoint's name tells
+    it, or OSS_REGION. All failures are OSErrors, but SetupErrors where there is no endpoint or
+    there are no credentials.
     """
 
     # OSS copies up to 1 GB at once (help.aliyun.com/document_detail/31979.html), else in parts.
@@ -69,7 +77,16 @@ class OSSFileSystem(ReadableOSS):
     # ====== Open files ======
 
     def open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        """Return an open file; an error inside its `with` leaves the object as it was."""
+        """Return an open file; an error inside its `with` leaves the object as it was.
+
+        Raises NotImplementedError for writing with `compression`: fsspec's compressing files do
+        not close the file below them, and could not give it up.
+        """
+        if "r" not in mode and get_compression(path, options.pop("compression", None)):
+            raise NotImplementedError(
+                f"{path}: OSS files are not opened for writing with compression; open the file "
+                "without it, and write to it through gzip.open(file, mode) or its like"
+            )
         if "b" in mode or "r" in mode:
             return super().open(path, mode, **options)
         names = ("encoding", "errors", "newline")
@@ -147,7 +164,8 @@ class OSSFileSystem(ReadableOSS):
                 SLOW_SECONDS,
             )
         except FileNotFoundError:
-            if not self.isdir(path1):
+            # The answer does not tell which of the two is missing; a missing source is raised here.
+            if self.info(path1)["type"] == "file":
                 raise
         except RefusedError as error:
             if error.code not in _NOT_IN_ONE:
@@ -183,7 +201,8 @@ class OSSFileSystem(ReadableOSS):
     ) -> None:
         """Remove files and, with `recursive`, directories; never a whole bucket: PermissionError.
 
-        Patterns are expanded, as everywhere in fsspec. Raises FileNotFoundError.
+        Patterns are expanded, as everywhere in fsspec. Raises FileNotFoundError, and OSError
+        where the server leaves some of them.
         """
         paths = path if isinstance(path, list) else [path]
         for one in paths:
@@ -198,9 +217,12 @@ class OSSFileSystem(ReadableOSS):
             bucket, key = self.split_path(one)
             by_client[self.client(one), bucket].append(key)
         for (client, bucket), keys in by_client.items():
-            for start in range(0, len(keys), _DELETED_AT_ONCE):
-                page = keys[start : start + _DELETED_AT_ONCE]
+            fit = [key for key in keys if _FIT_FOR_XML.fullmatch(key)]
+            for start in range(0, len(fit), _DELETED_AT_ONCE):
+                page = fit[start : start + _DELETED_AT_ONCE]
                 client.call(bucket, bucket, partial(_delete, keys=page))
+            for key in set(keys).difference(fit):
+                client.call(bucket, f"{bucket}/{key}", methodcaller("delete_object", key))
 
     # ====== Directories ======
 
@@ -230,7 +252,11 @@ class OSSFileSystem(ReadableOSS):
 
 
 def _delete(bucket: Any, keys: list[str]) -> None:
-    bucket.batch_delete_objects(keys)
+    left = sorted(set(keys).difference(bucket.batch_delete_objects(keys).deleted_keys))
+    if left:
+        names = ", ".join(f"`{key}`" for key in left[:_NAMED])
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        raise OSError(errno.EIO, f"{bucket.bucket_name}: not deleted: {names}{more}")
 
 
 class _TextWriter(io.TextIOWrapper):

@@ -20,8 +20,9 @@ import oss2
 import urllib3
 
 from pai_runner.secret import redact
-from pai_runner.storage.filesystems import InPlace, cause_of
-from pai_runner.storage.hosts import guarded_session
+from pai_runner.storage.connections import guarded_session
+from pai_runner.storage.exits import InPlace
+from pai_runner.storage.failures import cause_of
 
 if TYPE_CHECKING:
     from pai_runner.storage.credentials import CredentialSource
@@ -36,10 +37,11 @@ _ATTEMPTS = 3
 _THREADS = 8
 
 _TRANSIENT = (429, 500, 502, 503, 504)
-# A refused HEAD may have no body, and so no code.
-_STALE = ("SecurityTokenExpired", "InvalidSecurityToken", "InvalidAccessKeyId", "")
+_STALE = ("SecurityTokenExpired", "InvalidSecurityToken", "InvalidAccessKeyId")
 
-_REGION = re.compile(r"https?://oss-(?P<region>[a-z]{2,4}-[a-z0-9-]+?)(-internal)?\.aliyuncs\.com")
+_REGION = re.compile(
+    r"https?://oss-(?P<region>[a-z]{2,4}-[a-z0-9-]+?)(-internal)?\.aliyuncs\.com(:443)?"
+)
 
 
 class DamagedError(Exception):
@@ -52,14 +54,15 @@ _FAILURES = (oss2.exceptions.OssError, urllib3.exceptions.HTTPError, DamagedErro
 class Client:
     """One server and one set of credentials; safe among threads and in a forked child.
 
-    `endpoint` is a URL. `region` is for signatures of version 4; it is known for Alibaba's own
-    endpoints. Where it is not known, requests are signed with version 1.
+    `endpoint` is a URL. `region` is for signatures of version 4; the names of Alibaba's own
+    endpoints tell it, for others (own domains, CNAMEs) the user may set OSS_REGION, as in
+    `cn-hangzhou`. Where it is not known, requests are signed with version 1.
     """
 
     def __init__(self, endpoint: str, source: CredentialSource, region: str | None = None) -> None:
         known = _REGION.fullmatch(endpoint)
         self.endpoint = endpoint
-        self.region = region or (known["region"] if known else None)
+        self.region = region or (known["region"] if known else os.environ.get("OSS_REGION"))
         self._source = source
         signer = oss2.ProviderAuthV4 if self.region else oss2.ProviderAuth
         self._auth = signer(_Provider(source))
@@ -78,7 +81,7 @@ class Client:
         """
         if not oss2.utils.is_valid_bucket_name(bucket):
             raise FileNotFoundError(errno.ENOENT, f"`{bucket}` cannot be a bucket's name")
-        return self._repeated(what, lambda: action(self._bucket(bucket, seconds)))
+        return self._repeated(what, lambda: _explained(action, self._bucket(bucket, seconds)))
 
     def buckets(self) -> list[Any]:
         """Return the buckets of the account, as oss2 describes them. Raises as `call` does."""
@@ -207,6 +210,20 @@ def body_of(result: Any) -> bytes:
 
 
 # ====== Failures ======
+
+
+def _explained(action: Callable[[Any], _T], bucket: Any) -> _T:
+    """Return what `action` returns; where it is refused without a code, say why.
+
+    A refused HEAD may have no body. Only a request that has one tells a stale token from a right
+    that is missing.
+    """
+    try:
+        return action(bucket)
+    except oss2.exceptions.ServerError as error:
+        if error.status == 403 and not error.code:
+            bucket.list_objects_v2(max_keys=1)
+        raise
 
 
 def _is_stale(error: Exception) -> bool:

@@ -306,9 +306,11 @@ class ReadableOSS(OSSAccess):
         if is_directory:
             os.makedirs(lpath, exist_ok=True)
             return
-        os.makedirs(os.path.dirname(os.path.abspath(lpath)), exist_ok=True)
+        folder = os.path.dirname(os.path.abspath(lpath))
+        os.makedirs(folder, exist_ok=True)
         callback.set_size(found["size"])
-        part = f"{os.fspath(lpath).rstrip('/')}.{secrets.token_hex(4)}.part"
+        # Not the file's name with an ending: that may be as long as a name can be.
+        part = os.path.join(folder, f".{secrets.token_hex(8)}.part")
         try:
             self._download(self.place(rpath), found, part, callback)
             os.replace(part, lpath)

@@ -83,9 +83,14 @@ class Role:
         wrong = "the access key" if code.startswith(_KEY_ERRORS) else "the role's name and trust"
         return SetupError(
             f"{role}: STS refuses the role to {self.base.description} "
-            f"({code}; {answer.get('Message')})",
+            f"({code}; {_without_request(str(answer.get('Message')))})",
             f"check {wrong}; {_OWN_KEYS}",
         )
+
+
+def _without_request(message: str) -> str:
+    """Return an answer's text without the request that STS repeats, token included."""
+    return re.split(r"[;,.]?\s*server string to sign", message, flags=re.IGNORECASE)[0]
 
 
 def _is_about_token(error: Exception) -> bool:

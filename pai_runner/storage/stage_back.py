@@ -19,15 +19,17 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pai_runner.storage.filesystems import Failure, describe_error, failure_of
+from pai_runner.storage.failures import Failure, describe_error, failure_of
 from pai_runner.storage.names import (
     Rank,
     is_checkpoint_part,
     is_events,
+    is_pointer,
     is_renamed_into_place,
     is_temporary,
     needs,
     rank_of,
+    relative_pointer,
 )
 from pai_runner.storage.stage_files import (
     ChangingError,
@@ -39,10 +41,12 @@ from pai_runner.storage.stage_files import (
 )
 from pai_runner.storage.stage_manifest import Manifest
 from pai_runner.storage.stage_progress import Progress
-from pai_runner.storage.transfer import BLOCK, Bucket, Stopped, upload
+from pai_runner.storage.transfer import BLOCK, Bucket, Remote, Stopped, upload
 
 # A file may be written again within one tick of the clock that stamps it, and look the same.
 _TICK_NS = 50_000_000
+# A kill closes files as well, and is told a moment later: what was written just now may be cut off.
+_SETTLED_NS = 1_000_000_000
 # The last bytes of an index: TensorFlow's tables end so (table/format.h, kTableMagicNumber).
 _INDEX_END = struct.pack("<Q", 0xDB4775248B80FB57)
 
@@ -82,6 +86,10 @@ class _Candidate:
     content: bytes | None = None
 
 
+class _ConflictError(Exception):
+    """An object is not what this job read or wrote."""
+
+
 @dataclass
 class CopyBack:
     """The way back from the folder `files` to `bucket`; counts what it did."""
@@ -94,13 +102,21 @@ class CopyBack:
     bytes: int = 0
     deleted: int = 0
     _last: dict[str, FileState] = field(default_factory=dict)
+    _absent: set[str] = field(default_factory=set)
     _seen_closed: dict[str, FileState] = field(default_factory=dict)
 
     def run(self, moment: Moment) -> Outcome:
         """Copy once all that is new or changed. Raises Stopped; failures are in the outcome."""
         tree = first = walk(self.folder)
         outcome = Outcome()
-        missing = [name for name in self.manifest.entries if name not in first.files]
+        missing = [
+            name
+            for name in self.manifest.entries
+            if name not in first.files
+            # A walk is not one moment: what is gone may have gone after the `checkpoint` file
+            # that names it was seen, or have moved from a place to come to one that was seen.
+            and (moment is not Moment.RUNNING or name in self._absent)
+        ]
         ranks: dict[Rank, list[_Candidate]] = {}
         for rank in sorted(Rank, reverse=True):
             ranks[rank] = self._candidates(tree, rank, moment, outcome)
@@ -108,6 +124,7 @@ class CopyBack:
                 tree = walk(self.folder)
         self._drop_replaced(ranks[Rank.ENTRY], tree, outcome)
         self._last = tree.files
+        self._absent = {name for name in self.manifest.entries if name not in tree.files}
         todo = sum(one.state.size for candidates in ranks.values() for one in candidates)
         what = f"copying back to {self.bucket.prefix}"
         is_quiet = moment is Moment.RUNNING or todo == 0
@@ -148,7 +165,7 @@ class CopyBack:
         if moment is Moment.CLEAN:
             return {}
         if moment is Moment.KILLED:
-            reason = "it may be incomplete: the script was killed while it wrote it"
+            reason = "it may be incomplete: nobody saw it closed before the script was killed"
             return {
                 name: reason for name, state in changed.items() if self._is_doubtful(name, state)
             }
@@ -157,7 +174,8 @@ class CopyBack:
         now = time.time_ns()
         reasons = {}
         for name, state in watched.items():
-            if name in is_open or abs(now - state.mtime_ns) < _TICK_NS:
+            settled = _TICK_NS if is_renamed_into_place(name) else _SETTLED_NS
+            if name in is_open or abs(now - state.mtime_ns) < settled:
                 reasons[name] = "it is being written"
             else:
                 self._seen_closed[name] = state
@@ -191,6 +209,8 @@ class CopyBack:
         except OSError as error:
             outcome.failures[candidate.name] = describe_error(error)
             return False
+        if is_pointer(candidate.name):
+            candidate.content = relative_pointer(candidate.content, candidate.name, self.folder)
         return True
 
     def _drop_replaced(self, entries: list[_Candidate], tree: Tree, outcome: Outcome) -> None:
@@ -213,18 +233,15 @@ class CopyBack:
                 ready.append(one)
         states = {one.name: one.state for one in ready}
         futures = {one.name: self.pool.submit(self._copy, one) for one in ready}
-        for name, is_copied in self._results(futures, outcome):
-            if is_copied:
-                self.files += 1
-                self.bytes += states[name].size
-            else:
-                outcome.conflicts.add(name)
+        for name, _ in self._results(futures, outcome):
+            self.files += 1
+            self.bytes += states[name].size
             progress.add(states[name].size)
 
     def _results(
         self, futures: Mapping[str, Future[bool]], outcome: Outcome
     ) -> Iterator[tuple[str, bool]]:
-        """Yield what was answered for each name; what failed goes to the outcome.
+        """Yield what was answered for each name; the rest goes to the outcome.
 
         When the server does not answer, what was not begun is left.
         """
@@ -233,6 +250,8 @@ class CopyBack:
                 yield name, future.result()
             except Stopped:
                 raise
+            except _ConflictError:
+                outcome.conflicts.add(name)
             except CancelledError:
                 outcome.later[name] = "the server does not answer"
             except ChangingError:
@@ -260,17 +279,17 @@ class CopyBack:
             outcome.later[one.name] = reason
 
     def _copy(self, candidate: _Candidate) -> bool:
-        """Copy one file. Returns False when another wrote to the object meanwhile."""
-        name, state = candidate.name, candidate.state
-        if not self._is_known(name):
-            return False
+        """Copy one file. Raises _ConflictError, ChangingError, OSError."""
+        name, state, content = candidate.name, candidate.state, candidate.content
+        self._known(name)
 
         def begin(md5: str) -> None:
-            self.manifest.begin(name, state.content, md5)
+            size = state.size if content is None else len(content)
+            self.manifest.begin(name, state.content, size, md5)
 
-        if candidate.content is not None:
-            begin(hashlib.md5(candidate.content, usedforsecurity=False).hexdigest())
-            version = self.bucket.write(name, candidate.content)
+        if content is not None:
+            begin(hashlib.md5(content, usedforsecurity=False).hexdigest())
+            version = self.bucket.write(name, content)
         else:
             version = upload(
                 self.bucket, name, self._path(name), state, begin, may_grow=is_events(name)
@@ -278,22 +297,23 @@ class CopyBack:
         self.manifest.copied(name, state.content, version)
         return True
 
-    def _is_known(self, name: str) -> bool:
-        """Tell whether the object is what this job read or wrote, or is not there."""
+    def _known(self, name: str) -> Remote | None:
+        """Return the object, which is what this job read or wrote, or None where there is none.
+
+        Raises _ConflictError where another wrote it, OSError.
+        """
         remote = self.bucket.find(name)
         if remote is None or remote.version == self.manifest.version(name):
-            return True
+            return remote
         begun = self.manifest.intent(name)
-        if begun is None or begun.content[0] != remote.size:
-            return False
-        # Our own, of a mover that was killed, or whose answer was lost.
-        is_ours = (
-            remote.version.lower() == begun.md5
-            or self.bucket.digest(name, remote.size) == begun.md5
-        )
-        if is_ours:
-            self.manifest.copied(name, begun.content, remote.version)
-        return is_ours
+        # Our own, of a mover that was killed, or whose answer was lost?
+        if begun is None or begun.size != remote.size:
+            raise _ConflictError
+        is_ours = begun.md5 == remote.version.lower()
+        if not is_ours and begun.md5 != self.bucket.digest(name, remote.size):
+            raise _ConflictError
+        self.manifest.copied(name, begun.content, remote.version)
+        return remote
 
     # ====== Deletions ======
 
@@ -304,7 +324,7 @@ class CopyBack:
 
     def _delete(self, missing: list[str], tree: Tree, moment: Moment, outcome: Outcome) -> None:
         """Remove from the bucket what the script removed: entries first, then what they name."""
-        gone = [name for name in missing if name not in tree.files]
+        gone = [name for name in missing if name not in tree.files and name not in tree.ignored]
         if moment is not Moment.CLEAN:  # what is half removed is not removed yet
             held = tuple(prefix for name in tree.files for prefix in _standing_on(name))
             gone = [name for name in gone if not name.startswith(held)]
@@ -317,13 +337,12 @@ class CopyBack:
                 return
 
     def _remove(self, name: str) -> bool:
-        """Remove an object that still is what this job knows. Returns whether it did."""
-        remote = self.bucket.find(name)
-        is_known = remote is not None and remote.version == self.manifest.version(name)
-        if is_known:
+        """Remove an object; return whether it was there. Raises _ConflictError, OSError."""
+        is_there = self._known(name) is not None
+        if is_there:
             self.bucket.remove(name)
         self.manifest.gone(name)
-        return is_known
+        return is_there
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)

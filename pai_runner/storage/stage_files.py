@@ -68,13 +68,16 @@ def walk(root: str) -> Tree:
 
 
 def _visit(tree: Tree, waiting: list[str], name: str, entry: os.DirEntry[str]) -> None:
-    if entry.is_dir(follow_symlinks=False):
-        waiting.append(name + "/")
-        return
     try:
+        if entry.is_dir(follow_symlinks=False):
+            waiting.append(name + "/")
+            return
         status = entry.stat()
     except FileNotFoundError:
         return  # removed meanwhile, or a link to nothing
+    except OSError as error:  # links that lead in a circle, or where nothing may be read
+        tree.ignored[name] = error.strerror or str(error)
+        return
     if stat.S_ISDIR(status.st_mode):
         tree.ignored[name] = "a link to a directory is not followed"
     elif not stat.S_ISREG(status.st_mode):

@@ -6,7 +6,11 @@
                  about.json       which location it is, and whose job
                  lock             locked as long as a mover works here
 
-A folder without about.json is never taken over: it holds files for their owner to look at.
+A folder without about.json is never taken over: it holds files for their owner to look at. So does
+`<job id>-<n>-left`: what an interrupted job wrote and did not get into the bucket is moved there
+when another job takes its folder over. Both stay until their owner removes them.
+
+The root may be shared: what is another user's there, or no staged folder, is left alone.
 """
 
 from __future__ import annotations
@@ -15,14 +19,17 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
 from pai_runner.errors import SetupError
+from pai_runner.storage.names import is_pointer, is_temporary
 from pai_runner.storage.stage_files import open_for_writing, walk
 from pai_runner.storage.stage_manifest import Manifest
+from pai_runner.storage.stage_progress import say
 
 _REMOVED = ".removed-"
 
@@ -53,6 +60,8 @@ class StageFolder:
         try:
             os.makedirs(os.path.dirname(self.root), mode=0o700, exist_ok=True)
             if not self._is_ours(self.root):
+                if os.path.lexists(self.files):
+                    raise OSError("it holds other files")
                 self._adopt()
             os.makedirs(self.root, mode=0o700, exist_ok=True)
             self._open()
@@ -71,7 +80,8 @@ class StageFolder:
 
     def keep(self) -> None:
         """Leave the folder to its owner: no later job takes it over."""
-        os.unlink(os.path.join(self.root, "about.json"))
+        with suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.root, "about.json"))
 
     def remove(self) -> None:
         """Remove the folder with all that is in it. Raises OSError."""
@@ -91,12 +101,15 @@ class StageFolder:
     def _adopt(self) -> None:
         """Rename the newest folder of the location to this one, and remove the others."""
         for name in os.listdir(os.path.dirname(self.root)):
-            if name.startswith(_REMOVED):  # a removal that was interrupted
-                _remove(os.path.join(os.path.dirname(self.root), name))
+            path = os.path.join(os.path.dirname(self.root), name)
+            if name.startswith(_REMOVED) and _is_own(path):
+                # Interrupted, or under way: then both remove what they find.
+                shutil.rmtree(path, ignore_errors=True)
         for root in sorted(self._abandoned(), key=_age):
             lock = _lock(root)
             if lock < 0:
                 continue
+            _set_aside(root)
             if self._lock < 0 and not os.path.exists(self.root):
                 os.rename(root, self.root)
                 self._lock = lock
@@ -116,7 +129,7 @@ class StageFolder:
                     yield root
 
     def _is_ours(self, root: str) -> bool:
-        return _about(root).get("digest") == self._digest
+        return _about(root).get("digest") == self._digest and _is_own(root)
 
     def _unusable(self, error: OSError) -> SetupError:
         reason = error.strerror or str(error)
@@ -144,13 +157,22 @@ def _lock(root: str) -> int:
 
 
 def _about(root: str) -> dict[str, Any]:
-    """Return the folder's about.json, empty where there is none."""
+    """Return the folder's about.json; empty where there is none that can be read."""
     try:
         with open(os.path.join(root, "about.json"), encoding="utf-8") as file:
-            about: dict[str, Any] = json.load(file)
-    except (FileNotFoundError, NotADirectoryError):
+            about = json.load(file)
+    except (OSError, ValueError):
         return {}
-    return about
+    return about if isinstance(about, dict) and about.keys() == {"digest", "owner"} else {}
+
+
+def _is_own(path: str) -> bool:
+    """Tell whether it is a directory of this user."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _age(root: str) -> float:
@@ -173,7 +195,27 @@ def _remove(root: str) -> None:
     parent, name = os.path.split(root)
     dead = os.path.join(parent, f"{_REMOVED}{name.removeprefix(_REMOVED)}")
     os.rename(root, dead)
-    shutil.rmtree(dead)
+    # A job that starts meanwhile removes it as well; what is left over goes with a later one.
+    shutil.rmtree(dead, ignore_errors=True)
+
+
+def _set_aside(root: str) -> None:
+    """Make an interrupted job's folder fit for another job, and lose nothing of it.
+
+    Files that are newer than their copy in the bucket go to a folder that is not taken over.
+    """
+    files, aside = os.path.join(root, "files"), f"{root}-left"
+    manifest = Manifest(os.path.join(root, "manifest.jsonl"))
+    for name, state in walk(files).files.items():
+        path, kept = os.path.join(files, name), os.path.join(aside, name)
+        if not (manifest.is_same(name, state) or is_temporary(name) or os.path.islink(path)):
+            os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
+            os.rename(path, kept)
+        elif is_pointer(name):  # it may name the folder as it was called; it is fetched anew
+            os.unlink(path)
+    manifest.close()
+    if os.path.isdir(aside):
+        say(f"{aside} has what an interrupted job wrote and did not copy to the bucket")
 
 
 # ====== The job that a folder belongs to: its supervisor, the mover's parent ======

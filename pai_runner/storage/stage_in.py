@@ -69,8 +69,8 @@ class CopyIn:
     def run(self, progress: Progress) -> None:
         """Copy all that is missing. Raises SetupError, OSError.
 
-        What another writes meanwhile is copied again, a few times: then each file is as it was
-        at some moment.
+        After the copy the bucket is listed once more: what another wrote meanwhile is copied
+        again, a few times. Then each file is as it was at some moment.
         """
         for _ in range(_ROUNDS):
             self._make_directories()
@@ -143,9 +143,10 @@ class CopyIn:
         path = os.path.join(self.folder.files, name)
         if remote.modified_ns:
             os.utime(part, ns=(time.time_ns(), remote.modified_ns))
-        os.rename(part, path)
-        state = FileState.of(os.stat(path))
+        # Noted first: a file that is not noted would count as the script's.
+        state = FileState.of(os.stat(part))
         self.folder.manifest.copied(name, state.content, remote.version)
+        os.rename(part, path)
         self._copied.append(fetched)
 
     def _part(self, name: str, remote: Remote) -> str:

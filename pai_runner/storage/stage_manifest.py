@@ -1,7 +1,8 @@
 """What of a staged folder is in the bucket: a file of JSON lines, appended after each copy.
 
 A mover that starts anew reads it and knows what is the same on both sides. A line is written
-whole or, by a process that was killed, torn: a torn last line is dropped.
+whole or, by a process that was killed, torn; a machine that lost its power leaves anything. So
+the file ends at its first bad line.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ class Entry(NamedTuple):
 
 
 class Intent(NamedTuple):
-    """An upload that was begun: what it would write, known by its digest."""
+    """An upload of a local content that was begun: what it would write, by size and digest."""
 
     content: tuple[int, int, int]
+    size: int
     md5: str
 
 
@@ -43,12 +45,13 @@ class Manifest:
         self._intents: dict[str, Intent] = {}
         self._lock = threading.Lock()
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        end = 0
         with open(path, "rb") as stream:
-            content = stream.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        os.ftruncate(self._descriptor, len(whole))
-        for line in whole.splitlines():
-            self._apply(json.loads(line))
+            for line in stream:
+                if not (line.endswith(b"\n") and self._is_applied(line)):
+                    break
+                end += len(line)
+        os.ftruncate(self._descriptor, end)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -71,9 +74,9 @@ class Manifest:
         """Note that the object's `version` holds the local `content`."""
         self._append({"name": name, "content": content, "version": version})
 
-    def begin(self, name: str, content: tuple[int, int, int], md5: str) -> None:
-        """Note that an upload is about to be published."""
-        self._append({"name": name, "content": content, "md5": md5})
+    def begin(self, name: str, content: tuple[int, int, int], size: int, md5: str) -> None:
+        """Note that an upload of `size` bytes, made from `content`, is about to be published."""
+        self._append({"name": name, "content": content, "size": size, "md5": md5})
 
     def gone(self, name: str) -> None:
         """Note that there is nothing of this name any more."""
@@ -93,10 +96,18 @@ class Manifest:
                     self.problem = os.strerror(errno.ENOSPC)
             self._apply(line)
 
+    def _is_applied(self, line: bytes) -> bool:
+        """Apply a line that was read. False if it is none."""
+        try:
+            self._apply(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            return False
+        return True
+
     def _apply(self, line: dict[str, Any]) -> None:
         name = line["name"]
         if "md5" in line:
-            self._intents[name] = Intent(_content(line), line["md5"])
+            self._intents[name] = Intent(_content(line), line["size"], line["md5"])
             return
         self._intents.pop(name, None)
         if "version" in line:

@@ -4,9 +4,10 @@
 
 It is the supervisor's child, in a session of its own. PHASE is `stage`, or `attach` where an
 earlier mover of the job died and the script runs. CONTROL is a pipe from the supervisor with the
-lines `finish clean`, `finish killed` and `stop`; its end is as `stop`. REPORT is a pipe to it,
-one JSON object a line: {"staged": …} when the script may start, {"failed": …} when it cannot,
-{"finished": …} at the end. What a user should see goes to standard error.
+lines `look` (make a pass now), `finish clean`, `finish killed` and `stop`; its end is as `stop`.
+REPORT is a pipe to it, one JSON object a line: {"staged": …} when the script may start,
+{"failed": …} when it cannot, {"finished": …} at the end. What a user should see goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 import threading
 import traceback
@@ -24,7 +26,7 @@ from typing import Any
 
 from pai_runner.errors import ExitCode, PaiError, SetupError
 from pai_runner.secret import redact, remember, resolve
-from pai_runner.storage.filesystems import Failure, describe_error, failure_of
+from pai_runner.storage.failures import Failure, describe_error, failure_of
 from pai_runner.storage.stage_back import CopyBack, Moment, Outcome
 from pai_runner.storage.stage_folder import StageFolder, digest_of
 from pai_runner.storage.stage_in import CopyIn, check_space
@@ -48,8 +50,10 @@ def main(arguments: Sequence[str]) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(int(control), False)
     os.set_inheritable(int(report), False)
+    # All threads inherit this: a thread waits for the signal, where a handler would run between
+    # any two steps of the main thread, which may hold the very locks that `stop` needs.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     mover = Mover(int(control), int(report))
-    signal.signal(signal.SIGTERM, lambda *_: mover.stop())
     os._exit(mover.run(job_directory, phase))
 
 
@@ -77,7 +81,8 @@ class Mover:
 
     def run(self, job_directory: str, phase: str) -> int:
         """Run to the end; return the exit code."""
-        threading.Thread(target=self._listen, daemon=True).start()
+        for listen in (self._listen, self._await_signal):
+            threading.Thread(target=listen, daemon=True).start()
         try:
             self._begin(job_directory, phase)
             while not (order := self._next_order()).startswith("finish "):
@@ -111,7 +116,7 @@ class Mover:
             self._stages.append(Stage(bucket, folder, self._pool))
         copied = self._attach() if phase == "attach" else self._copy_in()
         for mount in mounts if phase == "stage" else ():
-            os.makedirs(mount["folder"], exist_ok=True)
+            _make_folder(mount)
         self._tell({"staged": copied})
 
     def _attach(self) -> dict[str, int]:
@@ -154,11 +159,14 @@ class Mover:
         }
         for stage in self._stages:
             stage.finish(moment, report)
+        # Before the report: once it is told, the mover may be killed, and the next job may begin.
+        for stage in self._stages:
+            stage.keep()
         self._tell({"finished": report})
         self._is_finished = True  # the supervisor may go
         # After the report: whoever takes over from here must not find a folder half removed.
         for stage in self._stages:
-            stage.clear()
+            stage.remove()
 
     # ====== Talking with the supervisor ======
 
@@ -168,6 +176,10 @@ class Mover:
                 if line.strip() == "stop":
                     break
                 self._orders.put(line.strip())
+        self.stop()
+
+    def _await_signal(self) -> None:
+        signal.sigwait({signal.SIGTERM})
         self.stop()
 
     def _next_order(self) -> str:
@@ -217,7 +229,7 @@ class Stage:
         lines = {f"{name}: {reason}" for name, reason in outcome.failures.items()}
         lines |= {f"{name}: {reason}" for name, reason in outcome.ignored.items()}
         lines |= {
-            f"{name}: changed in the bucket meanwhile, and not overwritten"
+            f"{name}: changed in the bucket meanwhile, and not overwritten or removed"
             for name in outcome.conflicts
         }
         if self.folder.manifest.problem:
@@ -255,13 +267,19 @@ class Stage:
         for line in [] if self._is_complete else report["not_copied"]:
             say(f"not copied back: {line}")
 
-    def clear(self) -> None:
-        """Remove the folder when all of it is in the bucket, else leave it to its owner."""
-        if self._is_complete:
-            self.folder.remove()
-        elif os.path.isdir(self.folder.root):
+    def keep(self) -> None:
+        """Leave the folder to its owner unless all of it is in the bucket."""
+        if not self._is_complete and os.path.isdir(self.folder.root):
             self.folder.keep()
             say(f"{self.folder.files} stays, for what is not in {self.bucket.prefix}")
+
+    def remove(self) -> None:
+        """Remove the folder if all of it is in the bucket."""
+        if self._is_complete:
+            try:
+                self.folder.remove()
+            except OSError as error:  # nothing is lost, and the other folders are still to go
+                say(f"{self.folder.root} cannot be removed: {describe_error(error)}")
 
 
 @contextmanager
@@ -308,19 +326,50 @@ def _seconds_between_passes(environment: Mapping[str, str]) -> float:
 
 
 def _staged(mounts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the staged mounts, a folder before those that lie in it."""
+    """Return the staged mounts, a folder before those that lie in it. Raises SetupError."""
     staged = [
-        {**mount, "folder": os.path.normpath(mount["folder"])}
+        {**mount, "folder": mount["folder"].rstrip("/")}
         for mount in mounts
         if mount.get("mode") == "stage"
     ]
+    for mount in staged:
+        _check_parts(mount["prefix"], mount["prefix"].partition("://")[2].removesuffix("/"))
+        _check_parts(mount["folder"], mount["folder"].removeprefix("/"))
     return sorted(staged, key=lambda mount: len(mount["folder"]))
 
 
 def _outermost(mounts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return those whose folder is, or lies in, no earlier one's."""
+    """Return those whose folder is, or lies in, no earlier one's. Raises SetupError.
+
+    All that a staged folder holds is removed in the end: no other folder will do.
+    """
     found: list[dict[str, Any]] = []
     for mount in mounts:
         if not any(f"{mount['folder']}/".startswith(f"{one['folder']}/") for one in found):
+            if not re.fullmatch(r"(/[^/]+)+/files", mount["folder"]):
+                raise SetupError(
+                    f"{mount['folder'] or '/'} cannot be the staged folder of {mount['prefix']}",
+                    "the plan of this job is damaged: give the command again",
+                )
             found.append(mount)
     return found
+
+
+def _check_parts(path: str, parts: str) -> None:
+    """Refuse a path that may lead out of its folder. Raises SetupError."""
+    if not {"", ".", ".."}.isdisjoint(parts.split("/")):
+        raise SetupError(
+            f"{path} cannot be staged: it has an empty part, `.` or `..`",
+            "write the location without them, or use mount=stream",
+        )
+
+
+def _make_folder(mount: Mapping[str, Any]) -> None:
+    """Make the folder of a location, which may lie in that of another. Raises SetupError."""
+    try:
+        os.makedirs(mount["folder"], exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise SetupError(
+            f"{mount['prefix']} cannot be staged: in the bucket it, or what it lies in, is a file",
+            "give a directory, or remove that file",
+        ) from error

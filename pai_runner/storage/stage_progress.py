@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pai_runner.secret import redact
@@ -22,11 +23,15 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 def say(line: str) -> None:
     """Print one of our own lines, without secrets."""
-    print(f"pai: {redact(line)}", file=sys.stderr, flush=True)
+    # A full disk of the log must not end the copies: the report carries their outcome.
+    with suppress(OSError):
+        print(f"pai: {redact(line)}", file=sys.stderr, flush=True)
 
 
 def in_words(size: int) -> str:
     """Return a number of bytes as text, for example `1.2 GB`."""
+    if size == 1:
+        return "1 byte"
     value, unit = float(size), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
@@ -76,7 +81,8 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # as in `say`
+                self._bar.stop()
 
     def _start_bar(self, environment: Mapping[str, str]) -> None:
         from rich.console import Console
@@ -96,4 +102,5 @@ class Progress:
             transient=True,
         )
         self._task = self._bar.add_task(self._what, total=self._total)
-        self._bar.start()
+        with suppress(OSError):  # as in `say`
+            self._bar.start()

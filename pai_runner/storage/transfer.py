@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pai_runner.errors import SetupError
+from pai_runner.storage.failures import Failure, failure_of
 from pai_runner.storage.filesystems import (
-    Failure,
     check_directory,
-    failure_of,
     filesystem,
     modified_ns,
     options_at,

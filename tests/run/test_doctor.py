@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from oss_server import REFUSED_ROLE
 from support import Pai, Places
 
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
@@ -23,6 +24,18 @@ def test_a_sound_machine_is_sound(pai: Pai, places: Places, tmp_path: Path) -> N
     assert found[str(tmp_path / "new")]["ok"]
     assert places.names("s3") == places.names("local") == set()
     assert "testing-secret-value" not in ran.stdout + ran.stderr
+
+
+def test_keys_of_alibaba_are_looked_for(pai: Pai, places: Places, tmp_path: Path) -> None:
+    ran = pai("doctor", places.folder("oss"))
+    assert ran.returncode == 0, ran.stdout
+    assert "ok  Alibaba credentials: from access key LTAI…" in ran.stdout
+    assert "can be listed, written, read and deleted from" in ran.stdout
+    nothing = {"OSS_ACCESS_KEY_ID": "", "OSS_ACCESS_KEY_SECRET": "", "HOME": str(tmp_path)}
+    assert "--  Alibaba credentials: no credentials for OSS" in pai("doctor", **nothing).stdout
+    refused = f"{places.oss}?host={places.oss_server.url}&role_arn={REFUSED_ROLE}"
+    assert "STS refuses" in pai("doctor", refused).stdout
+    assert pai("doctor", "--role", "ignore", refused).returncode == 0
 
 
 def test_what_cannot_be_reached_is_told(pai: Pai, denying_endpoint: str, tmp_path: Path) -> None:

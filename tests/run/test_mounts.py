@@ -54,6 +54,23 @@ def test_an_ignored_role_is_left_out_and_told() -> None:
     assert "1234567890" not in notice
 
 
+def test_ways_to_write_one_host_are_one_mount() -> None:
+    mounts = mounts_of(
+        "-Dbuckets=oss://b/?host=oss-cn-x.aliyuncs.com,oss://b.OSS-cn-x.aliyuncs.com/",
+        "-DcheckpointDir=oss://b/?host=https://oss-cn-x.aliyuncs.com/",
+        "-DsummaryDir=oss://b/",
+        "-DossHost=oss-cn-x.aliyuncs.com/",
+    )
+    assert [mount.options for mount in mounts] == [{"host": "oss-cn-x.aliyuncs.com"}]
+
+
+def test_a_role_that_is_none_is_refused_unless_it_is_ignored() -> None:
+    words = ["-Dbuckets=oss://b/?role_arn=xxx"]
+    with pytest.raises(UsageError, match="`xxx` is not a role"):
+        mounts_of(*words)
+    assert mounts_of(*words, ignore=True)[0].options == {}
+
+
 def test_staged_folders() -> None:
     mounts = mounts_of(
         "-Dbuckets=s3://b/,s3://c/d/?mount=stream,memory://m/",
@@ -80,6 +97,14 @@ def test_a_folder_in_another_that_is_opened_otherwise_lies_by_itself() -> None:
         "/stage/j1-2/files",
         "/stage/j1-1/files/logs",
     ]
+
+
+@pytest.mark.parametrize("inner", ["../../../precious/x/", "./out/", "out//inner/"])
+def test_a_location_that_leads_out_of_its_folder_is_not_staged(inner: str) -> None:
+    words = ["-Dbuckets=s3://b/dir/", f"-DcheckpointDir=s3://b/dir/{inner}"]
+    with pytest.raises(SetupError, match="cannot be staged"):
+        mounts_of(*words, "-Dmount=stage")
+    assert len(mounts_of(*words)) == 2
 
 
 def test_one_prefix_is_mounted_one_way() -> None:
@@ -124,3 +149,13 @@ def test_servers_are_looked_at_before_anything_starts() -> None:
     assert "s3://b/" in str(caught.value)
     assert "PAI_ALLOWED_HOSTS=evil.example.com" in str(caught.value.hint)
     assert "secret=***" in str(caught.value)
+    for text in (
+        "http://169.254.169.254/latest/user-data.py",
+        "webhdfs://100.100.100.200:80/x",
+        "sftp://box/x?host=169.254.169.254",
+    ):
+        with pytest.raises(SetupError, match="metadata"):
+            check_servers([Location.parse(text)])
+    with pytest.raises(SetupError, match="not one of"):
+        check_servers([Location.parse("gs://b/?endpoint_url=https://evil.example.com")])
+    check_servers([Location.parse("http://127.0.0.1:1/x.py"), Location.parse("./x.py")])

@@ -46,8 +46,9 @@ _SHORTEST_PART = 100 * 1024
 class Settings:
     """How the server behaves; a test changes it while the server runs.
 
-    The next `fail` requests get 503; the next `lose` POSTs, too, but are done. The next
-    `truncate` bodies end half way, `corrupt_reads` and `corrupt_writes` have a byte changed.
+    The next `fail` requests get 503; the next `lose` POSTs and the next `lose_puts` PUTs of whole
+    objects, too, but are done. The next `truncate` bodies end half way, `corrupt_reads` and
+    `corrupt_writes` have a byte changed. The key `retained` is left by deletes of many.
     `slow` is in seconds a request. `bare_heads`: refusals of HEAD say nothing but the status.
     `redirect` is a URL to which all is sent, `ignore_ranges` answers with whole objects. A copy
     of more than `copy_limit` bytes is refused.
@@ -58,11 +59,13 @@ class Settings:
     bare_heads: bool = False
     fail: int = 0
     lose: int = 0
+    lose_puts: int = 0
     slow: float = 0.0
     truncate: int = 0
     corrupt_reads: int = 0
     corrupt_writes: int = 0
     redirect: str = ""
+    retained: str = ""
     ignore_ranges: bool = False
     copy_limit: int = 1 << 30
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -187,9 +190,10 @@ class Service:
         names = [one.text or "" for one in ElementTree.fromstring(request.body).iter("Key")]
         if not 0 < len(names) <= 1000:
             raise Refused(400, "MalformedXML", "between 1 and 1000 keys")
-        for name in names:
+        gone = [name for name in names if name != self.settings.retained]
+        for name in gone:
             self.store.remove(request.bucket, name)
-        deleted = [f"<Deleted>{tag('Key', encode(name))}</Deleted>" for name in names]
+        deleted = [f"<Deleted>{tag('Key', encode(name))}</Deleted>" for name in gone]
         return xml("DeleteResult", tag("EncodingType", "url"), *deleted)
 
     def list_uploads(self, request: Request) -> Answer:
@@ -212,6 +216,8 @@ class Service:
             raise Refused(400, "InvalidDigest", "The Content-MD5 you specified was invalid.")
         content = self.received(request.body)
         made = self.store.put(request.bucket, request.key, content, request.headers)
+        if self.settings.take("lose_puts"):
+            raise Refused(503, "ServiceUnavailable", "Please try again later.")
         return Answer(200, headers=told_of(made))
 
     def copy(self, request: Request) -> Answer:

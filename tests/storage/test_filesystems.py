@@ -18,13 +18,8 @@ from moto_server import S3Server
 from support import ROOT
 
 from pai_runner.errors import ExitCode, SetupError
-from pai_runner.storage.filesystems import (
-    Failure,
-    check_directory,
-    describe_error,
-    failure_of,
-    filesystem,
-)
+from pai_runner.storage.failures import Failure, describe_error, failure_of
+from pai_runner.storage.filesystems import check_directory, filesystem
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from support import ROOT
 from werkzeug.serving import make_ssl_devcert
 
 from pai_runner.errors import ExitCode, SetupError
+from pai_runner.storage.aiohttp_connections import guarded_aiobotocore
+from pai_runner.storage.connections import guarded_session
 from pai_runner.storage.hosts import (
     check_endpoint,
-    guarded_aiobotocore,
-    guarded_session,
     refuse_metadata,
 )
 
@@ -301,7 +301,9 @@ def s3fs_at(endpoint: str, options: dict[str, str]) -> Any:
 THERE = """
 import socket, sys, threading
 from pai_runner.errors import SetupError
-from pai_runner.storage.hosts import guarded_aiobotocore, guarded_session, refuse_metadata
+from pai_runner.storage.aiohttp_connections import guarded_aiobotocore
+from pai_runner.storage.connections import guarded_session
+from pai_runner.storage.hosts import refuse_metadata
 
 received = []
 listener = socket.create_server(("100.100.100.200", 0))

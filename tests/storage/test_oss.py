@@ -14,7 +14,7 @@ import pytest
 from oss_content import BLOCK, KB, UGLY, content, write_and_fail
 from oss_server import KEY_ID, SECRET, OSSServer
 
-from pai_runner.storage.filesystems import Failure, failure_of
+from pai_runner.storage.failures import Failure, failure_of
 from pai_runner.storage.oss import OSSFileSystem, open_oss
 
 # ====== Names ======

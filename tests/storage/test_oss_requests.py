@@ -17,10 +17,16 @@ from oss_server import KEY_ID, OTHER_KEY_ID, OTHER_SECRET, SECRET, OSSServer
 
 from pai_runner.errors import SetupError
 from pai_runner.storage import oss_client
-from pai_runner.storage.filesystems import Failure, check_directory, failure_of, filesystem
+from pai_runner.storage.failures import Failure, failure_of
+from pai_runner.storage.filesystems import check_directory, filesystem
 from pai_runner.storage.oss import OSSFileSystem, open_oss
 
 # ====== Signatures and credentials ======
+
+
+@pytest.fixture(autouse=True)
+def _no_region_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OSS_REGION", raising=False)
 
 
 @pytest.mark.parametrize(("region", "version"), [(None, "V1"), ("cn-hangzhou", "V4")])
@@ -42,16 +48,22 @@ def test_signatures(server: OSSServer, bucket: str, region: str | None, version:
         ("oss-cn-hangzhou.aliyuncs.com", "cn-hangzhou"),
         ("https://oss-cn-beijing-internal.aliyuncs.com", "cn-beijing"),
         ("oss-us-west-1.aliyuncs.com", "us-west-1"),
+        ("oss-cn-hangzhou.aliyuncs.com:443", "cn-hangzhou"),
         ("oss-accelerate.aliyuncs.com", None),
         ("oss-accelerate-overseas.aliyuncs.com", None),
         ("http://127.0.0.1:1", None),
         ("oss.example.com", None),
     ],
 )
-def test_the_region_of_an_endpoint(endpoint: str, region: str | None) -> None:
+def test_the_region_of_an_endpoint(
+    endpoint: str, region: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where it is known, the signature is of version 4."""
     fs = OSSFileSystem(endpoint=endpoint, key=KEY_ID, secret=SECRET)
     assert fs.client("b/k").region == region
+    monkeypatch.setenv("OSS_REGION", "cn-shanghai")
+    fs = OSSFileSystem(endpoint=endpoint, key=KEY_ID, secret=SECRET)
+    assert fs.client("b/k").region == (region or "cn-shanghai")
 
 
 def test_wrong_credentials(server: OSSServer, bucket: str) -> None:
@@ -115,6 +127,29 @@ def test_a_token_is_for_the_buckets_of_the_job(sts: OSSServer, bucket: str) -> N
     assert not fs.exists(f"{bucket}/x")
     with pytest.raises(PermissionError, match="AccessDenied"):
         fs.ls(second)
+
+
+def test_a_denied_path_costs_no_token(sts: OSSServer, bucket: str) -> None:
+    """Nor where the server does not say why it refuses."""
+    second = sts.make_bucket(f"{bucket}-2")
+    fs = open_oss(role_options(sts, bucket))
+    assert not fs.exists(f"{bucket}/x")
+    asked = len(sts.calls_of_sts())
+    for is_bare in (False, True):
+        sts.set(bare_heads=is_bare)
+        for _ in range(10):
+            with pytest.raises(PermissionError, match="AccessDenied"):
+                fs.exists(f"{second}/x")
+    assert len(sts.calls_of_sts()) == asked
+
+
+def test_a_stale_token_makes_nothing(sts: OSSServer, bucket: str) -> None:
+    """A file that is there when the write is repeated is another's, though it is the same."""
+    fs = open_oss(role_options(sts, bucket))
+    fs.pipe_file(f"{bucket}/x", b"1")
+    sts.set(expire_tokens=True)
+    with pytest.raises(FileExistsError):
+        fs.pipe_file(f"{bucket}/x", b"1", mode="create")
 
 
 def test_users_of_their_own(server: OSSServer, bucket: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import oss2
 import pytest
 from fsspec.callbacks import Callback
-from oss_content import BLOCK, KB, content, fail_in_transaction, write_and_fail
+from oss_content import BLOCK, KB, UGLY, content, fail_in_transaction, write_and_fail
 from oss_server import KEY_ID, SECRET, OSSServer
 
 from pai_runner.storage.oss import OSSFileSystem
@@ -66,6 +67,27 @@ def test_text(fs: OSSFileSystem, bucket: str) -> None:
         assert stream.readlines() == ["一\n", "二\n"]
 
 
+def test_compression(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:
+    path = f"{bucket}/x.gz"
+    for mode in ("w", "wb", "ab", "x"):
+        for compression in ("gzip", "infer"):
+            with pytest.raises(NotImplementedError, match=r"through gzip\.open"):
+                fs.open(path, mode, compression=compression)
+    with fs.open(path, "wb") as below, gzip.open(below, "wt") as stream:
+        stream.write("text")
+    with (
+        pytest.raises(RuntimeError),
+        fs.open(path, "wb") as below,
+        gzip.open(below, "wb") as stream,
+    ):
+        write_and_fail(stream, content(KB), RuntimeError())
+    with fs.open(path, "r", compression="infer") as stream:
+        assert stream.read() == "text"
+    with fs.open(f"{bucket}/plain", "w", compression="infer") as stream:
+        stream.write("text")
+    assert server.read(bucket, "plain") == b"text"
+
+
 @pytest.mark.parametrize("before", [0, 10, BLOCK, 3 * BLOCK + 7])
 @pytest.mark.parametrize("added", [0, 10, 2 * BLOCK])
 def test_append(fs: OSSFileSystem, server: OSSServer, bucket: str, before: int, added: int) -> None:
@@ -92,6 +114,23 @@ def test_what_must_not_exist(fs: OSSFileSystem, server: OSSServer, bucket: str) 
     assert server.uploads() == []
     with pytest.raises(FileExistsError):
         fs.pipe_file(f"{bucket}/x", b"", mode="create")
+
+
+@pytest.mark.slow
+def test_a_new_file_whose_answer_is_lost(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:
+    """It is written again, and then is there: its content tells whose it is."""
+    server.set(lose_puts=1)
+    fs.pipe_file(f"{bucket}/x", b"mine", mode="create")
+    server.set(lose_puts=1)
+    with fs.open(f"{bucket}/y", "xb") as stream:
+        stream.write(b"mine")
+    assert server.keys(bucket) == {"x": 4, "y": 4}
+    server.set(fail=1)
+    with pytest.raises(FileExistsError):
+        fs.pipe_file(f"{bucket}/x", b"them", mode="create")
+    with pytest.raises(FileExistsError):
+        fs.pipe_file(f"{bucket}/x", b"mine", mode="create")
+    assert server.read(bucket, "x") == b"mine"
 
 
 def test_a_transaction(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:
@@ -170,6 +209,13 @@ def test_short_files_both_ways(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x", "y", "z"]
 
 
+def test_the_longest_local_name(fs: OSSFileSystem, bucket: str, tmp_path: Path) -> None:
+    name = "n" * 255
+    fs.pipe_file(f"{bucket}/{name}", b"content")
+    fs.get_file(f"{bucket}/{name}", str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 # ====== Copies and removals ======
 
 
@@ -184,6 +230,8 @@ def test_copies(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:
         fs.cp_file(f"{bucket}/missing", f"{bucket}/y")
     with pytest.raises(FileNotFoundError, match="there is no bucket `no-such-bucket`"):
         fs.cp_file(f"{bucket}/x", "no-such-bucket/y")
+    with pytest.raises(FileNotFoundError, match="there is no bucket `no-such-bucket`"):
+        fs.cp_file("no-such-bucket/x", f"{bucket}/y")
     fs.mv(f"{bucket}/x", f"{bucket}/z")
     assert server.keys(bucket) == {"z": KB}
 
@@ -237,6 +285,30 @@ def test_removals(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:
         fs.rm(f"{bucket}/d", recursive=True)
     assert counts["DELETE"] == 1
     assert set(server.keys(bucket)) == {"d2"}
+
+
+def test_removals_of_any_key(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:
+    """XML carries some keys not at all, and some as another key."""
+    for name in UGLY:
+        fs.pipe_file(f"{bucket}/d/{name}", b"")
+    fs.pipe_file(f"{bucket}/e/cr\rx", b"")
+    fs.pipe_file(f"{bucket}/e/cr\nx", b"")
+    assert set(fs.find(f"{bucket}/d")) == {f"{bucket}/d/{name}" for name in UGLY}
+    listed = {name.rpartition("/")[2] for name in fs.ls(f"{bucket}/d", detail=False)}
+    assert {"cr\rx", "c\x01x", "not\ufffex"} < listed
+    with server.counted() as counts:
+        fs.rm([f"{bucket}/d", f"{bucket}/e/cr\rx"], recursive=True)
+    assert counts["DELETE"] == 5
+    assert server.keys(bucket) == {"e/cr\nx": 0}
+
+
+def test_a_removal_that_leaves_something(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:
+    for name in ("x", "y"):
+        fs.pipe_file(f"{bucket}/d/{name}", b"")
+    server.set(retained="d/x")
+    with pytest.raises(OSError, match=f"{bucket}: not deleted: `d/x`$"):
+        fs.rm(f"{bucket}/d", recursive=True)
+    assert server.keys(bucket) == {"d/x": 0}
 
 
 def test_directories_cost_nothing(fs: OSSFileSystem, server: OSSServer, bucket: str) -> None:

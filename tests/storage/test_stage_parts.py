@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-import random
 import resource
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,14 +20,20 @@ from pai_runner.storage.names import (
     is_temporary,
     needs,
     rank_of,
+    relative_pointer,
 )
-from pai_runner.storage.stage_back import CopyBack, Moment, Outcome
-from pai_runner.storage.stage_files import ChangingError, FileState, open_for_writing, walk
+from pai_runner.storage.stage_files import FileState, open_for_writing, walk
 from pai_runner.storage.stage_folder import StageFolder, digest_of
-from pai_runner.storage.stage_in import CopyIn, check_space
+from pai_runner.storage.stage_in import check_space
 from pai_runner.storage.stage_manifest import Manifest
-from pai_runner.storage.stage_progress import Progress, in_words
-from pai_runner.storage.transfer import BLOCK, Bucket, Stopped, upload
+from pai_runner.storage.stage_progress import in_words
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as made:
+        yield made
+
 
 # ====== Names ======
 
@@ -64,13 +70,47 @@ def test_ranks(name: str, rank: Rank) -> None:
             ("a/m-2.", "a/m-1.", "a/m-2."),
         ),
         ("checkpoint", 'model_checkpoint_path: "m-2"', ("m-2.",)),
+        ("a/checkpoint", 'model_checkpoint_path: "m\\"\\3442"', ('a/m"\ufffd2.',)),
+        ("a/checkpoint", 'model_checkpoint_path: "../b/m-2"', ("b/m-2.",)),
         # A name that is not understood stands for all of the directory.
         ("a/checkpoint", 'model_checkpoint_path: "/elsewhere/m-2"', ("a/",)),
-        ("a/checkpoint", 'model_checkpoint_path: "m\\"2"', ("a/",)),
+        ("a/checkpoint", 'model_checkpoint_path: "../../m-2"', ("a/",)),
+        ("a/checkpoint", "model_checkpoint_path: 'm-2'", ("a/",)),
     ],
 )
 def test_what_must_be_there_before(path: str, content: str, names: tuple[str, ...]) -> None:
     assert needs(path, content.encode()) == names
+
+
+@pytest.mark.parametrize(
+    ("path", "named", "expected"),
+    [
+        ("checkpoint", "{root}/m-1", "m-1"),
+        ("checkpoint", "{root}//a/./m-1", "a/m-1"),
+        ("a/checkpoint", "{root}/a/m-1", "m-1"),
+        ("a/checkpoint", "{root}/b/m-1", "../b/m-1"),
+        ("a/checkpoint", "{real}/a/m-1", "m-1"),
+        ("checkpoint", r"{root}/\344\270\255\x41\n\'\\\"", r"中A\012'\134\042"),
+        ("checkpoint", "m-1", "m-1"),
+        ("checkpoint", "{root}-other/m-1", "{root}-other/m-1"),
+        ("checkpoint", "{root}/../m-1", "{root}/../m-1"),
+        ("checkpoint", "s3://b{root}/m-1", "s3://b{root}/m-1"),
+    ],
+)
+def test_a_pointer_becomes_relative(tmp_path: Path, path: str, named: str, expected: str) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "root").symlink_to("real")
+    root, real = tmp_path / "root", tmp_path / "real"
+
+    def pointer(text: str) -> bytes:
+        for word, place in (("{root}", root), ("{real}", real)):
+            text = text.replace(word, str(place))
+        return (
+            f'model_checkpoint_path: "{text}"\nall_model_checkpoint_paths: "{text}"\n'
+            "all_model_checkpoint_timestamps: 1.5\n"
+        ).encode()
+
+    assert relative_pointer(pointer(named), path, str(root)) == pointer(expected)
 
 
 def test_names_of_tensorflow() -> None:
@@ -105,9 +145,19 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert tree.unreadable == {"": "Not a directory"}
 
 
+def test_a_link_that_leads_in_a_circle_hides_no_others(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for number in range(20):
+        (tmp_path / str(number)).write_bytes(b"")
+    tree = walk(str(tmp_path))
+    assert tree.files.keys() == {str(number) for number in range(20)}
+    assert tree.ignored == {"loop": os.strerror(errno.ELOOP)}
+    assert tree.unreadable == {}
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1_200_000_000, "1.2 GB"), (1000, "1 kB")],
+    [(0, "0 bytes"), (1, "1 byte"), (999, "999 bytes"), (1_200_000_000, "1.2 GB"), (1000, "1 kB")],
 )
 def test_sizes_in_words(size: int, text: str) -> None:
     assert in_words(size) == text
@@ -120,7 +170,7 @@ def test_a_manifest_survives_a_kill_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     manifest = Manifest(str(path))
     manifest.copied("a", (1, 2, 3), "v1")
-    manifest.begin("b", (4, 5, 6), "md5")
+    manifest.begin("b", (4, 5, 6), 4, "md5")
     manifest.copied("b", (4, 5, 6), "v2")
     manifest.gone("a")
     manifest.close()
@@ -138,6 +188,30 @@ def test_a_manifest_survives_a_kill_at_any_byte(tmp_path: Path) -> None:
         again = Manifest(str(path))
         assert again.version("c") == "v3"
         again.close()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        bytes(40),
+        b'{"name": "b", "content": [1], "version": "v"}',
+        b"[]",
+        b"\xff",
+        b"",
+    ],
+)
+def test_a_manifest_ends_at_its_first_bad_line(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "manifest.jsonl"
+    manifest = Manifest(str(path))
+    manifest.copied("a", (1, 2, 3), "v1")
+    good = path.read_bytes()
+    manifest.copied("c", (1, 2, 3), "v3")
+    manifest.close()
+    path.write_bytes(good + line + b"\n" + path.read_bytes()[len(good) :])
+    again = Manifest(str(path))
+    assert again.entries.keys() == {"a"}
+    again.close()
+    assert path.read_bytes() == good
 
 
 @pytest.mark.parametrize("space", [0, 10])
@@ -190,156 +264,51 @@ def test_a_removal_that_was_interrupted_is_completed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
+def test_jobs_that_begin_at_once_complete_a_removal_together(
+    tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    old = tmp_path / ".removed-old"
+    old.mkdir()
+    for number in range(3000):
+        (old / str(number)).touch()
+    for taken in [pool.submit(folder(tmp_path, str(number)).take) for number in range(4)]:
+        taken.result()
+    assert not old.exists()
+
+
+def test_what_is_no_staged_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "strange" / "about.json").mkdir(parents=True)
+    for number, text in enumerate(("", "[]", "{}", '{"digest": "x"}', "\0\0")):
+        (tmp_path / f"broken-{number}").mkdir()
+        (tmp_path / f"broken-{number}" / "about.json").write_text(text)
+    before = set(tmp_path.iterdir())
+    folder(tmp_path, "1").take()
+    assert set(tmp_path.iterdir()) == {*before, tmp_path / "1"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_is_another_users_is_left_alone(tmp_path: Path) -> None:
+    theirs = folder(tmp_path, "theirs")
+    theirs.take()
+    (tmp_path / ".removed-old").mkdir()
+    about = tmp_path / "theirs" / "about.json"
+    about.write_text(about.read_text().replace(f'"pid": {os.getppid()}', '"pid": 999999999'))
+    fcntl.flock(theirs._lock, fcntl.LOCK_UN)
+    for path in tmp_path.iterdir():
+        os.chown(path, 65534, 65534)
+    folder(tmp_path, "1").take()
+    assert {path.name for path in tmp_path.iterdir()} == {".removed-old", "theirs", "1"}
+
+
+def test_files_that_are_not_of_the_location_are_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "1" / "files").mkdir(parents=True)
+    (tmp_path / "1" / "files" / "precious").write_bytes(b"1")
+    with pytest.raises(SetupError, match="it holds other files"):
+        folder(tmp_path, "1").take()
+    assert (tmp_path / "1" / "files" / "precious").exists()
+
+
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     check_space(str(tmp_path), 1)
     with pytest.raises(SetupError, match=r"TB are to be copied there, and .* are free"):
         check_space(str(tmp_path), 10**16)
-
-
-# ====== In and back, on a filesystem in memory ======
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as made:
-        yield made
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> Bucket:
-    return Bucket(f"memory://{tmp_path.name}/d/", "memory", {}, threading.Event())
-
-
-@pytest.fixture
-def stage(tmp_path: Path) -> StageFolder:
-    made = folder(tmp_path / "stage", "1")
-    made.take()
-    return made
-
-
-def copy_in(bucket: Bucket, stage: StageFolder, pool: ThreadPoolExecutor) -> CopyIn:
-    copy = CopyIn(bucket, stage, pool)
-    with Progress("staging", copy.prepare(), quiet=True) as progress:
-        copy.run(progress)
-    return copy
-
-
-def test_in_and_back(bucket: Bucket, stage: StageFolder, pool: ThreadPoolExecutor) -> None:
-    large = random.Random(1).randbytes(BLOCK + 1)
-    bucket.write("a/b", b"1")
-    bucket.write("large", large)
-    assert copy_in(bucket, stage, pool).files == 2
-    files = Path(stage.files)
-    assert (files / "large").read_bytes() == large
-    (files / "new").write_bytes(large[::-1])
-    (files / "a" / "b").unlink()
-    back = CopyBack(bucket, stage.files, stage.manifest, pool)
-    outcome = back.run(Moment.CLEAN)
-    assert outcome == Outcome()
-    assert (back.files, back.bytes, back.deleted) == (1, len(large), 1)
-    assert bucket.list().files.keys() == {"large", "new"}
-    assert bucket.read("new", 0, len(large)) == large[::-1]
-
-
-def test_a_file_that_changes_while_it_is_sent_is_not_published(
-    bucket: Bucket, stage: StageFolder, pool: ThreadPoolExecutor
-) -> None:
-    copy_in(bucket, stage, pool)
-    path = Path(stage.files, "x")
-    path.write_bytes(b"1")
-    os.utime(path, (1, 1))
-    back = CopyBack(bucket, stage.files, stage.manifest, pool)
-    stage.manifest.begin = lambda *_: path.write_bytes(b"22")  # type: ignore[method-assign]
-    back.run(Moment.RUNNING)  # the change comes after the last look: what was read is whole
-    assert bucket.read("x", 0, 10) == b"1"
-    assert not stage.manifest.is_same("x", FileState.of(path.stat()))
-
-
-def test_only_the_content_that_was_seen_is_sent(bucket: Bucket, tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(b"1")
-    state = FileState.of(path.stat())
-    with path.open("ab") as stream:
-        stream.write(b"2")
-    with pytest.raises(ChangingError):
-        upload(bucket, "x", str(path), state, lambda md5: None)
-    assert bucket.find("x") is None
-    upload(bucket, "x", str(path), state, lambda md5: None, may_grow=True)
-    assert bucket.read("x", 0, 10) == b"1"
-
-
-class WriterBetweenBlocks(threading.Event):
-    """Is asked before each block whether to stop, and writes to the file that is sent."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def is_set(self) -> bool:
-        os.utime(self.path)
-        return False
-
-
-@pytest.mark.parametrize("kind", ["s3", "oss"])
-def test_a_large_file_that_changes_while_it_is_sent_leaves_nothing(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    location = request.getfixturevalue(f"{kind}_location")
-    server = request.getfixturevalue(f"{kind}_server")
-    path = tmp_path / "x"
-    path.write_bytes(bytes(2 * BLOCK + 1))
-    os.utime(path, (1, 1))
-    bucket = Bucket(location, kind, server.options, WriterBetweenBlocks(path))
-    state = FileState.of(path.stat())
-    with pytest.raises(ChangingError):
-        upload(bucket, "x", str(path), state, lambda md5: None)
-    assert bucket.find("x") is None
-    if kind == "oss":
-        assert not any(one.endswith("/x") for one in server.uploads())
-    else:
-        name = location.split("/")[2]
-        assert "Uploads" not in server.client().list_multipart_uploads(Bucket=name)
-
-
-def test_renamed_files_of_one_size_and_time_are_told_apart(
-    bucket: Bucket, stage: StageFolder, pool: ThreadPoolExecutor
-) -> None:
-    bucket.write("a", b"1")
-    bucket.write("b", b"2")
-    copy_in(bucket, stage, pool)
-    for name in ("a", "b"):
-        os.utime(Path(stage.files, name), (1, 1))
-    back = CopyBack(bucket, stage.files, stage.manifest, pool)
-    back.run(Moment.CLEAN)
-    Path(stage.files, "b").replace(Path(stage.files, "a"))
-    back.run(Moment.CLEAN)
-    assert bucket.list().files.keys() == {"a"}
-    assert bucket.read("a", 0, 10) == b"2"
-
-
-def test_what_is_told_to_stop_stops(
-    bucket: Bucket, stage: StageFolder, pool: ThreadPoolExecutor
-) -> None:
-    copy_in(bucket, stage, pool)
-    Path(stage.files, "x").write_bytes(b"1")
-    bucket.stopping.set()
-    with pytest.raises(Stopped):
-        CopyBack(bucket, stage.files, stage.manifest, pool).run(Moment.CLEAN)
-
-
-def test_half_removed_models_stay_until_the_end(
-    bucket: Bucket, stage: StageFolder, pool: ThreadPoolExecutor
-) -> None:
-    for name in ("m/saved_model.pb", "m/variables/v.index", "c-1.index", "c-1.data-00000-of-00001"):
-        bucket.write(name, b"1")
-    copy_in(bucket, stage, pool)
-    back = CopyBack(bucket, stage.files, stage.manifest, pool)
-    Path(stage.files, "m", "variables", "v.index").unlink()
-    Path(stage.files, "c-1.data-00000-of-00001").unlink()
-    back.run(Moment.RUNNING)
-    assert len(bucket.list().files) == 4
-    Path(stage.files, "c-1.index").unlink()
-    back.run(Moment.RUNNING)
-    assert bucket.list().files.keys() == {"m/saved_model.pb", "m/variables/v.index"}
-    back.run(Moment.CLEAN)
-    assert bucket.list().files.keys() == {"m/saved_model.pb"}
