@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ ROLES = ("assume", "ignore")
 
 # Here the address begins with a bucket.
 _OBJECT_STORES = ("oss", "s3", "s3a")
+_WEB = ("http", "https")
+# Of other protocols some have buckets, too, and no name server is to be asked for those.
+_LIKE_A_HOST = re.compile(r"[.:]|^\d")
 
 
 @dataclass(frozen=True)
@@ -104,5 +108,8 @@ def _check_servers(location: Location) -> None:
             check_endpoint(text, f"{name}=")
         elif name == "host":
             refuse_metadata(text)
-    if location.protocol not in _OBJECT_STORES:
-        refuse_metadata(urlsplit(location.prefix).hostname or "")
+    authority = urlsplit(location.prefix)
+    if location.protocol in _WEB or (
+        location.protocol not in _OBJECT_STORES and _LIKE_A_HOST.search(authority.netloc)
+    ):
+        refuse_metadata(authority.hostname or "")
