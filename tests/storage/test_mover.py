@@ -147,13 +147,13 @@ def test_a_name_that_is_no_text_is_named_and_kept(job: Job, place: Place) -> Non
 @pytest.mark.slow
 def test_many_small_files(place: Place, tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        for number in range(2000):
+        for number in range(500):
             pool.submit(place.put, f"{number % 20}/{number}", b"x" * number)
     job = Job(tmp_path, "job", [place])
     with job.mover() as mover:
-        assert mover.staged()["files"] == 2000
+        assert mover.staged()["files"] == 500
         sizes = {int(path.name): path.stat().st_size for path in job.folder().glob("*/*")}
-    assert sizes == {number: number for number in range(2000)}
+    assert sizes == {number: number for number in range(500)}
 
 
 def test_a_directory_that_changes_meanwhile(job: Job, place: Place) -> None:
