@@ -302,10 +302,10 @@ def _refuse_almost_scheme(text: str) -> None:
     if match is None:
         return
     slashes = ":///" if match[1] == "file" else "://"
-    shown = redact(match["rest"] if match[1] != "oss" else f"oss://{match['rest']}")
+    shown = redact(text).split("?")[0]
     raise LocationError(
-        f"`{redact(text.split('?')[0])}` is not a location",
-        f"write {match[1]}{slashes}{shown.removeprefix('oss://')}",
+        f"`{shown}` is not a location",
+        f"write {match[1]}{slashes}{shown[match.start('rest') :]}",
     )
 
 

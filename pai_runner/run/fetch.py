@@ -327,7 +327,7 @@ def _find_remote(location: Location, what: str, access: Access) -> _Remote:
         options = options_at(location.prefix, access.options(location))
         fs = filesystem(location.protocol, options)
     except SetupError as error:
-        raise SetupError(f"{_named(location, what)}: {error.message}", error.hint) from error
+        raise _unreadable(location, what, error) from error
     path = str(fs._strip_protocol(location.prefix))
     try:
         info = fs.info(path)

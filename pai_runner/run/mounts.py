@@ -14,6 +14,7 @@ from pai_runner.run.access import Access
 from pai_runner.run.plan import Mount
 from pai_runner.run.secrets import SecretStore
 from pai_runner.secret import is_secret_name
+from pai_runner.storage.names import has_plain_parts
 
 
 def stage_root(directory: JobDirectory, environment: Mapping[str, str] = os.environ) -> str:
@@ -90,8 +91,7 @@ def _with_folders(mounts: Mapping[str, Mount], root: str, store: SecretStore) ->
 
 def _refuse_odd_parts(mount: Mount) -> None:
     """Refuse what a local folder cannot stand for, or what would lead out of it."""
-    parts = mount.prefix.partition("://")[2].rstrip("/").split("/")
-    if not {"", ".", ".."}.isdisjoint(parts):
+    if not has_plain_parts(mount.prefix.partition("://")[2].rstrip("/")):
         raise SetupError(
             f"{mount.prefix} cannot be staged: it has an empty part, `.` or `..`",
             f"write the location of -D{mount.purpose} without it, or use mount=stream",

@@ -99,11 +99,10 @@ class Mover:
         if self._order:
             self._tell(self._order)
 
-    def read_reports(self) -> bool:
-        """Take in what the mover has said. False at the end of its pipe."""
+    def read_reports(self) -> None:
+        """Take in what the mover has said."""
         for report in self._reports.read():
             self._take(report)
-        return not self._reports.is_at_end
 
     def _take(self, report: dict[str, Any]) -> None:
         if "staged" in report:

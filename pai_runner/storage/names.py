@@ -41,6 +41,11 @@ class Rank(IntEnum):
     ENTRY = 2
 
 
+def has_plain_parts(path: str) -> bool:
+    """Tell whether no part of a path is empty, `.` or `..`: it names one place, below its top."""
+    return {"", ".", ".."}.isdisjoint(path.split("/"))
+
+
 def is_temporary(path: str) -> bool:
     """Tell whether TensorFlow will rename the file before it counts."""
     return _TEMPORARY.search(path) is not None

@@ -27,6 +27,7 @@ from typing import Any
 from pai_runner.errors import ExitCode, PaiError, SetupError
 from pai_runner.secret import redact, remember, resolve
 from pai_runner.storage.failures import Failure, describe_error, failure_of
+from pai_runner.storage.names import has_plain_parts
 from pai_runner.storage.stage_back import CopyBack, Moment, Outcome
 from pai_runner.storage.stage_folder import StageFolder, digest_of
 from pai_runner.storage.stage_in import CopyIn, check_space
@@ -357,7 +358,7 @@ def _outermost(mounts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _check_parts(path: str, parts: str) -> None:
     """Refuse a path that may lead out of its folder. Raises SetupError."""
-    if not {"", ".", ".."}.isdisjoint(parts.split("/")):
+    if not has_plain_parts(parts):
         raise SetupError(
             f"{path} cannot be staged: it has an empty part, `.` or `..`",
             "write the location without them, or use mount=stream",

@@ -23,6 +23,7 @@ from pai_runner.storage.filesystems import (
     options_at,
     takes_threads,
 )
+from pai_runner.storage.names import has_plain_parts
 from pai_runner.storage.stage_files import ChangingError, FileState, check_unchanged
 
 # What is read or sent in one request. A smaller file is one request.
@@ -207,7 +208,7 @@ def _check_names(prefix: str, listing: Listing) -> None:
     """Refuse what a local folder cannot hold. Raises SetupError."""
     for name in (*listing.files, *listing.directories):
         parts = name.split("/")
-        if not {"", ".", ".."}.isdisjoint(parts):
+        if not has_plain_parts(name):
             reason = "it has an empty part, `.` or `..`"
         elif "\0" in name or any(len(part.encode()) > _LONGEST_PART for part in parts):
             reason = f"a part of it is longer than {_LONGEST_PART} bytes, or has a zero byte"
