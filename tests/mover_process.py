@@ -39,12 +39,11 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class S3Place:
-    """A place on the S3 server, through boto3."""
+class _ServedPlace:
+    """What places of both servers share."""
 
     prefix: str
-    server: S3Server
-    protocol: str = "s3"
+    server: Any
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -53,6 +52,18 @@ class S3Place:
     def names(self) -> set[str]:
         bucket, directory = self._split()
         return {key.removeprefix(directory) for key in self.server.keys(bucket, directory)}
+
+    def _split(self) -> tuple[str, str]:
+        bucket, _, directory = self.prefix.partition("://")[2].partition("/")
+        return bucket, directory
+
+
+@dataclass(frozen=True)
+class S3Place(_ServedPlace):
+    """A place on the S3 server, through boto3."""
+
+    server: S3Server
+    protocol: str = "s3"
 
     def read(self, name: str) -> bytes:
         bucket, directory = self._split()
@@ -72,26 +83,13 @@ class S3Place:
     def _client(self) -> Any:
         return self.server.client()
 
-    def _split(self) -> tuple[str, str]:
-        bucket, _, directory = self.prefix.partition("://")[2].partition("/")
-        return bucket, directory
-
 
 @dataclass(frozen=True)
-class OSSPlace:
+class OSSPlace(_ServedPlace):
     """A place on the double of OSS, through oss2."""
 
-    prefix: str
     server: OSSServer
     protocol: str = "oss"
-
-    @property
-    def options(self) -> Mapping[str, str]:
-        return self.server.options
-
-    def names(self) -> set[str]:
-        bucket, directory = self._split()
-        return {key.removeprefix(directory) for key in self.server.keys(bucket, directory)}
 
     def read(self, name: str) -> bytes:
         bucket, directory = self._split()
@@ -109,10 +107,6 @@ class OSSPlace:
         options = self.server.options
         keys = oss2.Auth(options["access_key_id"], options["access_key_secret"])
         return oss2.Bucket(keys, options["host"], self._split()[0])
-
-    def _split(self) -> tuple[str, str]:
-        bucket, _, directory = self.prefix.partition("://")[2].partition("/")
-        return bucket, directory
 
 
 class Mover:

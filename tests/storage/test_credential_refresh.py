@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from credential_doubles import (
@@ -17,25 +15,12 @@ from credential_doubles import (
     cli_file,
     error_of,
     profiles,
-    sts_double,
-    user_without_settings,
     values,
 )
 from support import wait_until
 
 from pai_runner.errors import SetupError
 from pai_runner.storage.credentials import RefreshedSource, credential_source
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return user_without_settings(tmp_path)
-
-
-@pytest.fixture
-def sts() -> Iterator[STS]:
-    with sts_double() as made:
-        yield made
 
 
 class Clock:

@@ -5,28 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import metadata_world
 import pytest
-from credential_doubles import ROLE, STS, error_of, sts_double, user_without_settings
+from credential_doubles import ROLE, STS, error_of
 from sts_app import Tokens, served
 from support import ROOT
 
 from pai_runner.storage.credentials import credential_source
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return user_without_settings(tmp_path)
-
-
-@pytest.fixture
-def sts() -> Iterator[STS]:
-    with sts_double() as made:
-        yield made
 
 
 def test_an_address_that_hands_out_credentials(environment: dict[str, str]) -> None:

@@ -16,7 +16,6 @@ from credential_doubles import (
     error_of,
     ini_file,
     profiles,
-    user_without_settings,
     values,
 )
 
@@ -30,11 +29,6 @@ type = access_key
 access_key_id = LTAI-of-the-ini-file
 access_key_secret = ini-secret
 """
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return user_without_settings(tmp_path)
 
 
 def test_credentials_show_nothing_of_themselves() -> None:

@@ -10,29 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from moto_server import S3Server
-from mover_process import Job, OSSPlace, Place, S3Place, staged, write
+from mover_process import Job, Place, S3Place, staged, write
 from support import wait_until
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture(params=["s3", "oss"])
-def place(request: pytest.FixtureRequest) -> Place:
-    """An empty directory in a bucket of each kind."""
-    location = request.getfixturevalue(f"{request.param}_location")
-    server = request.getfixturevalue(f"{request.param}_server")
-    return S3Place(location, server) if request.param == "s3" else OSSPlace(location, server)
-
-
-@pytest.fixture
-def s3_place(s3_location: str, s3_server: S3Server) -> S3Place:
-    return S3Place(s3_location, s3_server)
-
-
-@pytest.fixture
-def job(place: Place, tmp_path: Path) -> Job:
-    return Job(tmp_path, "job", [place])
 
 
 # ====== In and back ======

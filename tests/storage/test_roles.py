@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from credential_doubles import (
@@ -19,8 +17,6 @@ from credential_doubles import (
     SHOWN_ROLE,
     STS,
     error_of,
-    sts_double,
-    user_without_settings,
 )
 from support import ROOT
 
@@ -28,17 +24,6 @@ from pai_runner.errors import ExitCode, PaiError, SetupError
 from pai_runner.storage.credentials import credential_source
 
 OWN_KEYS = "with --role ignore (or PAI_ROLE=ignore) your own keys are used instead"
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    return user_without_settings(tmp_path)
-
-
-@pytest.fixture
-def sts() -> Iterator[STS]:
-    with sts_double() as made:
-        yield made
 
 
 def test_a_role_is_assumed_for_the_buckets_of_the_job(sts: STS) -> None:
