@@ -45,9 +45,10 @@ from typing import Any, NoReturn
 from pai_runner.errors import SetupError
 from pai_runner.script.layer import FileLayer
 from pai_runner.script.plugin import Library, Plugin
-from pai_runner.script.stores import Mount, Stores
+from pai_runner.script.stores import Stores
 from pai_runner.secret import redact
 from pai_runner.storage.exits import prepare_for_exit
+from pai_runner.storage.mounts import Mount
 
 __all__ = ["Mount", "compiled_part", "drain", "register"]
 

@@ -15,8 +15,9 @@ from pai_runner.location import plain_path
 from pai_runner.script.matching import matching
 from pai_runner.script.readers import LocalReader, Reader, RemoteReader
 from pai_runner.script.staging import Staged, Staging
-from pai_runner.script.stores import Entry, Store, Stores, clean, is_below, is_bucket, parent
+from pai_runner.script.stores import Entry, Store, Stores, is_bucket, parent
 from pai_runner.script.writers import Writers
+from pai_runner.storage.mounts import clean, is_below
 from pai_runner.storage.names import is_temporary, is_temporary_directory
 
 # gfile.walk lists a directory, then asks for each entry whether it is a directory: the listing

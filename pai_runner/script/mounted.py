@@ -15,7 +15,8 @@ from fsspec.utils import stringify_path
 
 from pai_runner.errors import SetupError
 from pai_runner.location import plain_path
-from pai_runner.script.stores import Mount, Stores, clean
+from pai_runner.script.stores import Stores
+from pai_runner.storage.mounts import Mount, clean
 from pai_runner.storage.oss import OSSFileSystem
 from pai_runner.storage.oss_client import Client
 

@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from pai_runner.script.stores import is_below, is_root, parent
+from pai_runner.script.stores import parent
+from pai_runner.storage.mounts import is_below, is_root
 
 # At most this share of the time goes into uploading a file that is still being written.
 _UPLOAD_SHARE = 0.1

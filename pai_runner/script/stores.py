@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pai_runner.location import plain_path
 from pai_runner.storage.exits import cancel_requests
 from pai_runner.storage.filesystems import filesystem, modified_ns, options_at, takes_threads
+from pai_runner.storage.mounts import Mount, MountTable
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -33,17 +33,6 @@ _READ_AGAIN_SECONDS = 30.0
 _READ_ATTEMPTS = 3
 
 
-class Mount(Protocol):
-    """A remote location of the job: `options` are its filesystem's, secrets in clear."""
-
-    @property
-    def prefix(self) -> str: ...
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def options(self) -> Mapping[str, str]: ...
-
-
 @dataclass(frozen=True)
 class Entry:
     """What is known of a path: `size` in bytes, `modified` in nanoseconds since 1970."""
@@ -56,42 +45,15 @@ class Entry:
 # ====== Paths ======
 
 
-def clean(path: str) -> str:
-    """Return `path` without empty, `.` and `..` parts and without a final `/`.
-
-    TensorFlow's local file system does the same (FileSystem::CleanPath); `..` never leaves the
-    bucket.
-    """
-    protocol, _, rest = plain_path(path).partition("://")
-    parts: list[str] = []
-    for part in rest.split("/"):
-        if part == "..":
-            if len(parts) > 1:
-                parts.pop()
-        elif part not in ("", "."):
-            parts.append(part)
-    return f"{protocol}://{'/'.join(parts)}"
-
-
 def is_bucket(path: str) -> bool:
     """Tell whether a clean path names a whole bucket, or all of them."""
     return "/" not in path.partition("://")[2]
-
-
-def is_root(path: str) -> bool:
-    """Tell whether a clean path names all buckets of a protocol."""
-    return path.endswith("://")
 
 
 def parent(path: str) -> str:
     """Return the directory that holds a clean path; a bucket's is the protocol's root."""
     protocol, _, rest = path.partition("://")
     return f"{protocol}://{rest.rpartition('/')[0]}"
-
-
-def is_below(path: str, directory: str) -> bool:
-    """Tell whether a clean path lies somewhere below the clean path `directory`."""
-    return path.startswith(directory if is_root(directory) else directory + "/")
 
 
 # ====== One filesystem ======
@@ -248,7 +210,7 @@ class Stores:
     """
 
     def __init__(self, mounts: Iterable[Mount] = ()) -> None:
-        self._mounts: list[tuple[str, Store]] = []
+        self._mounts: MountTable[Store] = MountTable()
         self._stores: dict[tuple[str, tuple[tuple[str, str], ...]], Store] = {}
         self._lock = threading.RLock()
         for mount in mounts:
@@ -256,19 +218,12 @@ class Stores:
 
     def add(self, mount: Mount) -> None:
         store = self._store(mount.protocol, options_at(mount.prefix, mount.options))
-        self._mounts.append((clean(mount.prefix), store))
-        self._mounts.sort(key=lambda pair: len(pair[0]), reverse=True)
+        self._mounts.add(mount.prefix, store)
 
     def of(self, path: str) -> Store:
         """Return the store that a clean path is on."""
-        for prefix, store in self._mounts:
-            if path == prefix or is_below(path, prefix):
-                return store
-        bucket = "/".join(path.split("/")[:3])
-        for prefix, store in self._mounts:
-            if prefix == bucket or is_below(prefix, bucket):
-                return store
-        return self._store(path.partition("://")[0], options_at(path, {}))
+        found = self._mounts.find(path)
+        return found or self._store(path.partition("://")[0], options_at(path, {}))
 
     def close(self) -> None:
         """Fail what is under way, so that the threads that wait for it can end."""

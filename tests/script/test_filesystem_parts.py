@@ -15,9 +15,10 @@ from pai_runner.script import filesystem
 from pai_runner.script.matching import matching
 from pai_runner.script.staging import Staging
 from pai_runner.script.statuses import Code, code_of, message_of
-from pai_runner.script.stores import Store, Stores, clean, is_bucket, parent
+from pai_runner.script.stores import Store, Stores, is_bucket, parent
 from pai_runner.script.writers import Writers
 from pai_runner.secret import remember
+from pai_runner.storage.mounts import clean
 from pai_runner.storage.names import is_temporary, is_temporary_directory
 
 # ====== Names ======
