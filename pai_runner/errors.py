@@ -44,6 +44,9 @@ class PaiError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        # Where it leaves a script its traceback shows the hint as well (Python 3.11).
+        if hint and hasattr(self, "add_note"):
+            self.add_note(f"hint: {hint}")
 
 
 class UsageError(PaiError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -24,6 +25,19 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0, step: flo
         if time.monotonic() > deadline:
             raise AssertionError(f"not true within {seconds} s: {condition}")
         time.sleep(step)
+
+
+def fork() -> int:
+    """Return what os.fork does, in a process whose garbage is gone.
+
+    Objects of TensorFlow that other tests have left wait, when they go, for threads that a forked
+    child does not have.
+    """
+    gc.collect()
+    process = os.fork()
+    if process == 0:
+        gc.disable()
+    return process
 
 
 # Any role but the two that the STS double refuses.

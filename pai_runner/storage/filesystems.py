@@ -7,6 +7,7 @@ process that made it; after a fork make another (s3fs: "This class is not fork-s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
@@ -36,10 +37,22 @@ def filesystem(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
     libraries log holds no secrets. Raises SetupError.
     """
     redact_library_logs()
+    _quieten_botocore()
     for name, value in options.items():
         if is_secret_name(name, in_query=True):
             remember(value)
     return _MAKERS.get(protocol, _any)(protocol, options)
+
+
+def _quieten_botocore() -> None:
+    """Keep botocore from telling a script's users where it found keys, unless they want to know.
+
+    Under absl's logging, which TensorFlow scripts use, what is INFO is printed.
+    """
+    for name in ("botocore.credentials", "botocore.configprovider"):
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET and not logger.isEnabledFor(logging.DEBUG):
+            logger.setLevel(logging.WARNING)
 
 
 def options_at(location: str, options: Mapping[str, str]) -> dict[str, Any]:

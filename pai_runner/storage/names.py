@@ -1,12 +1,14 @@
 """What the names of TensorFlow's files say: which are temporary, and which must come after which.
 
 A checkpoint is its data files, then its index, then the `checkpoint` file that names it; a
-SavedModel is all below its directory, then saved_model.pb. Whoever copies them keeps this order,
-so that nothing is ever named that is not there whole.
+SavedModel is all below its directory, then saved_model.pb; after all versions of a model comes
+`latest.json`, which names one of them. Whoever copies them keeps this order, so that nothing is
+ever named that is not there whole.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -22,6 +24,12 @@ _TEMPORARY = re.compile(
     r"|\.tmp[0-9a-f]{32}$"
 )
 _TEMPORARY_DIRECTORY = re.compile(r"_temp$")
+
+# What publishing (the room `models`) has in its hands: a version before it is one and after, and a
+# file before it has its name.
+_IN_HANDS = re.compile(r"(^|/)\.((staging|removed)-[0-9a-f]{32}/|tmp-[^/]+$)")
+# Which version is to be served: `latest.json`, a copy of the last of `.latest/000000000001`, …
+_LATEST = re.compile(r"(?P<directory>(.*/)?)(latest\.json|\.latest/\d{12})", re.ASCII)
 
 _DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _EVENTS = re.compile(r"(^|/)[^/]*events\.out\.tfevents[^/]*$")
@@ -39,6 +47,7 @@ class Rank(IntEnum):
     CONTENT = 0
     INDEX = 1
     ENTRY = 2
+    LATEST = 3
 
 
 def has_plain_parts(path: str) -> bool:
@@ -51,6 +60,11 @@ def is_temporary(path: str) -> bool:
     return _TEMPORARY.search(path) is not None
 
 
+def is_in_hands(path: str) -> bool:
+    """Tell whether publishing is still at the file, or what it left behind when it was killed."""
+    return _IN_HANDS.search(path) is not None
+
+
 def is_temporary_directory(path: str) -> bool:
     """Tell whether the name is one of TensorFlow's for the parts of a checkpoint."""
     return _TEMPORARY_DIRECTORY.search(path) is not None
@@ -59,6 +73,8 @@ def is_temporary_directory(path: str) -> bool:
 def rank_of(path: str) -> Rank:
     """Return the rank of a file by its name."""
     name = path.rpartition("/")[2]
+    if _LATEST.fullmatch(path):
+        return Rank.LATEST
     if name in ("checkpoint", "saved_model.pb", "saved_model.pbtxt"):
         return Rank.ENTRY
     return Rank.INDEX if name.endswith(".index") else Rank.CONTENT
@@ -70,8 +86,10 @@ def is_events(path: str) -> bool:
 
 
 def is_renamed_into_place(path: str) -> bool:
-    """Tell whether TensorFlow writes the file elsewhere first: under its name it is whole."""
+    """Tell whether the file is always written elsewhere first: under its name it is whole."""
     name = path.rpartition("/")[2]
+    if rank_of(path) is Rank.LATEST:
+        return True
     return name == "checkpoint" or name.endswith(".meta") or _DATA.search(name) is not None
 
 
@@ -83,8 +101,12 @@ def is_checkpoint_part(path: str) -> bool:
 def needs(path: str, content: bytes = b"") -> tuple[str, ...]:
     """Return how the names begin of the files that must be there before the file at `path`.
 
-    `content` is that of a `checkpoint` file, which names checkpoints relative to its directory.
+    `content` is that of a `checkpoint` file, which names checkpoints relative to its directory, or
+    of `latest.json`, which names a version.
     """
+    latest = _LATEST.fullmatch(path)
+    if latest:
+        return _version_named(latest["directory"], content)
     directory, slash, _ = path.rpartition("/")
     if rank_of(path) is Rank.INDEX:
         return (f"{path.removesuffix('.index')}.data-",)
@@ -97,6 +119,13 @@ def needs(path: str, content: bytes = b"") -> tuple[str, ...]:
     if not is_pointer(path) or not named or any(one.startswith(("/", "../")) for one in named):
         return (f"{directory}{slash}",)
     return tuple(f"{one}." for one in named)
+
+
+def _version_named(directory: str, content: bytes) -> tuple[str, ...]:
+    try:
+        return (f"{directory}{int(json.loads(content)['version'])}/",)
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return ()  # a file of the script's own, of the same name
 
 
 def is_pointer(path: str) -> bool:

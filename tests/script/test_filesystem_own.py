@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from file_systems import BUCKET, FileSystems
+from support import fork
 
 pytestmark = pytest.mark.tensorflow
 
@@ -232,7 +233,7 @@ def test_a_large_file_goes_up_in_parts(tf: Any, file_systems: FileSystems, s3_fo
 
 def in_child(action: Callable[[], bool]) -> int:
     """Run `action` in a forked child; return its exit status: 0 when it gave True."""
-    process = os.fork()
+    process = fork()
     if process == 0:
         try:
             os._exit(0 if action() else 3)

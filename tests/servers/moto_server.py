@@ -105,7 +105,7 @@ def _serve(notes: Path) -> None:
     class KeepAlive(WSGIRequestHandler):
         protocol_version = "HTTP/1.1"
 
-    application = _noting(DomainDispatcherApplication(create_backend_app), notes)
+    application = _noting(_atomic(DomainDispatcherApplication(create_backend_app)), notes)
     server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=KeepAlive)
     print(server.server_port, flush=True)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -118,6 +118,24 @@ def _end_with_parent() -> None:
 
 
 _Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+
+def _atomic(application: _Application) -> _Application:
+    """Have writes under a condition done one after the other.
+
+    moto looks whether the condition holds and then writes; another thread may write between.
+    """
+    lock = threading.Lock()
+
+    def atomic(environment: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if not {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & environment.keys():
+            return application(environment, start_response)
+        if environment["REQUEST_METHOD"] not in ("PUT", "POST"):
+            return application(environment, start_response)
+        with lock:
+            return application(environment, start_response)
+
+    return atomic
 
 
 def _noting(application: _Application, notes: Path) -> _Application:

@@ -74,7 +74,10 @@ def request_of(environment: Mapping[str, Any]) -> Request:
     if environment.get("wsgi.input_terminated"):
         body = environment["wsgi.input"].read()
     else:
-        body = environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
+        size = int(environment.get("CONTENT_LENGTH") or 0)
+        body = environment["wsgi.input"].read(size)
+        if len(body) < size:
+            raise ConnectionAbortedError("the sender hung up: nothing of it counts")
     return Request(
         method=environment["REQUEST_METHOD"],
         bucket=unquote(bucket),

@@ -14,6 +14,7 @@ import pytest
 from fault_server import fault_server
 from oss_content import BLOCK, KB, UGLY, content
 from oss_server import KEY_ID, OTHER_KEY_ID, OTHER_SECRET, SECRET, OSSServer
+from support import fork
 
 from pai_runner.errors import SetupError
 from pai_runner.storage import oss_client
@@ -307,7 +308,7 @@ def test_threads(fs: OSSFileSystem, bucket: str) -> None:
 def test_a_forked_child_makes_connections_of_its_own(fs: OSSFileSystem, bucket: str) -> None:
     with fs.open(f"{bucket}/x", "wb", block_size=BLOCK) as stream:
         stream.write(content(3 * BLOCK))
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             with fs.open(f"{bucket}/child", "wb", block_size=BLOCK) as stream:

@@ -257,3 +257,63 @@ def test_half_removed_models_stay_until_the_end(
     assert bucket.list().files.keys() == {"m/saved_model.pb", "m/variables/v.index"}
     back.run(Moment.CLEAN)
     assert bucket.list().files.keys() == {"m/saved_model.pb"}
+
+
+class NotedBucket(Bucket):
+    """Notes in which order objects are written and removed."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(prefix, "memory", {}, threading.Event())
+        self.noted: list[str] = []
+
+    def write(self, name: str, data: bytes) -> str:
+        self.noted.append(name)
+        return super().write(name, data)
+
+    def remove(self, name: str) -> None:
+        self.noted.append(name)
+        super().remove(name)
+
+
+def test_the_name_of_the_latest_version_comes_last_and_goes_first(
+    stage: StageFolder, pool: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    bucket = NotedBucket(f"memory://{tmp_path.name}/noted/")
+    elsewhere = f".staging-{'0' * 32}/model/saved_model.pb"
+    bucket.write(elsewhere, b"an exporter of another machine is at it")
+    copy_in(bucket, stage, pool)
+    assert not Path(stage.files, elsewhere).exists()
+    version = ["1/assets.extra/pai_manifest.json", "1/variables/x.index", "1/saved_model.pb"]
+    latest = [".latest/000000000001", "latest.json"]
+    for name in (*latest, *version, f".staging-{'1' * 32}/model/saved_model.pb", ".tmp-12345678"):
+        Path(stage.files, name).parent.mkdir(parents=True, exist_ok=True)
+        Path(stage.files, name).write_bytes(b'{"version": 1}')
+    bucket.noted.clear()
+    back = CopyBack(bucket, stage.files, stage.manifest, pool)
+    back.run(Moment.CLEAN)
+    assert bucket.noted[:3] == version
+    assert sorted(bucket.noted[3:]) == latest
+    bucket.noted.clear()
+    for name in (*latest, *version):
+        Path(stage.files, name).unlink()
+    back.run(Moment.CLEAN)
+    assert sorted(bucket.noted[:2]) == latest
+    assert bucket.noted[2:] == ["1/saved_model.pb", "1/variables/x.index", version[0]]
+    assert bucket.list().files.keys() == {elsewhere}
+
+
+def test_the_latest_version_is_not_named_before_it_is_there(
+    bucket: Bucket, stage: StageFolder, pool: ThreadPoolExecutor
+) -> None:
+    copy_in(bucket, stage, pool)
+    Path(stage.files, "2").mkdir()
+    for name in ("2/saved_model.pb", "latest.json"):
+        Path(stage.files, name).write_bytes(b'{"version": 2}')
+        os.utime(Path(stage.files, name), (1e9, 1e9))
+    back = CopyBack(bucket, stage.files, stage.manifest, pool)
+    with Path(stage.files, "2", "weights").open("wb") as stream:
+        outcome = back.run(Moment.RUNNING)
+        assert set(outcome.later) == {"2/weights", "latest.json"}
+        stream.write(b"1")
+    back.run(Moment.CLEAN)
+    assert bucket.list().files.keys() == {"2/saved_model.pb", "2/weights", "latest.json"}

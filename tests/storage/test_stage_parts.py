@@ -16,6 +16,7 @@ from pai_runner.errors import SetupError
 from pai_runner.storage.names import (
     Rank,
     is_events,
+    is_in_hands,
     is_renamed_into_place,
     is_temporary,
     needs,
@@ -50,6 +51,12 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         ("a/saved_model.pbtxt", Rank.ENTRY),
         ("my_checkpoint", Rank.CONTENT),
         ("checkpoint/file", Rank.CONTENT),
+        ("a/3/assets.extra/pai_manifest.json", Rank.CONTENT),
+        ("latest.json", Rank.LATEST),
+        ("a/latest.json", Rank.LATEST),
+        ("a/.latest/000000000012", Rank.LATEST),
+        ("a/.latest/12", Rank.CONTENT),
+        ("a/not-latest.json", Rank.CONTENT),
     ],
 )
 def test_ranks(name: str, rank: Rank) -> None:
@@ -76,6 +83,13 @@ def test_ranks(name: str, rank: Rank) -> None:
         ("a/checkpoint", 'model_checkpoint_path: "/elsewhere/m-2"', ("a/",)),
         ("a/checkpoint", 'model_checkpoint_path: "../../m-2"', ("a/",)),
         ("a/checkpoint", "model_checkpoint_path: 'm-2'", ("a/",)),
+        ("latest.json", '{"version": 12}', ("12/",)),
+        ("a/latest.json", '{"version": 12}', ("a/12/",)),
+        ("a/.latest/000000000002", '{"version": 12}', ("a/12/",)),
+        # One of the script's own.
+        ("latest.json", "[]", ()),
+        ("latest.json", "{", ()),
+        ("latest.json", '{"version": Infinity}', ()),
     ],
 )
 def test_what_must_be_there_before(path: str, content: str, names: tuple[str, ...]) -> None:
@@ -117,10 +131,20 @@ def test_names_of_tensorflow() -> None:
     assert is_temporary("a/m.index.tempstate1234567890")
     assert is_temporary("a/m_temp/part-00000-of-00001.index")
     assert not is_temporary("a/m.index")
+    assert is_renamed_into_place("a/latest.json")
     assert is_events("a/events.out.tfevents.1.host")
     assert not is_events("a.tfevents/x")
     assert is_renamed_into_place("a/checkpoint")
     assert not is_renamed_into_place("a/saved_model.pb")
+
+
+def test_what_publishing_has_in_its_hands() -> None:
+    uuid = "0123456789abcdef" * 2
+    assert is_in_hands(f".staging-{uuid}/model/saved_model.pb")
+    assert is_in_hands(f"export/.removed-{uuid}/variables/v.index")
+    assert is_in_hands("export/.versions/.tmp-x1y2z3")
+    assert not is_in_hands(".staging-mine/saved_model.pb")
+    assert not is_in_hands("export/.versions/3")
 
 
 # ====== Files ======
