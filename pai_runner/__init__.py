@@ -4,7 +4,8 @@
 
     outcomes = pai_runner.run("PAI -name tensorflow -Dscript=train.py;")
 
-The names are imported when they are first used, so that importing the package costs nothing.
+and gives scripts `from pai_runner import checkpoint, export`. The names are imported when they
+are first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pai_runner.api import plan, run
     from pai_runner.command import parse
+    from pai_runner.models import checkpoint, export
     from pai_runner.run.options import Options
 
 __version__ = "0.1.0"
 
-__all__ = ["Options", "__version__", "parse", "plan", "run"]
+__all__ = ["Options", "__version__", "checkpoint", "export", "parse", "plan", "run"]
 
+# `run` is a room that can be called: see there.
+_MODULES = {
+    "checkpoint": "pai_runner.models.checkpoint",
+    "export": "pai_runner.models.export",
+    "run": "pai_runner.run",
+}
 _HOMES = {
     "Options": "pai_runner.run.options",
     "parse": "pai_runner.command",
@@ -28,12 +36,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "run":
-        from importlib import import_module
-
-        return import_module("pai_runner.run")  # callable: see there
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
