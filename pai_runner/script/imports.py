@@ -13,10 +13,15 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from pai_runner.errors import PaiError, SetupError
 from pai_runner.script.handover import Mount
 from pai_runner.secret import remember
 
 Action = Callable[[ModuleType], object]
+
+
+class NotPreparedError(SetupError):
+    """What the script imports could not be made ready for it; the script itself did nothing."""
 
 
 class Settings:
@@ -101,7 +106,10 @@ def _run_after(loader: object, action: Action) -> None:
     def exec_module(module: ModuleType) -> None:
         del loader.exec_module  # type: ignore[attr-defined]
         execute(module)
-        action(module)
+        try:
+            action(module)
+        except PaiError as error:
+            raise NotPreparedError(error.message, error.hint) from error
 
     loader.exec_module = exec_module  # type: ignore[attr-defined]
 
@@ -119,6 +127,9 @@ def install(settings: Settings) -> None:
 
         on_tensorflow.append(tf1.install(settings.source_folders))
     if settings.mounts:
+        from pai_runner.storage.mounts import serve_mounts
+
+        serve_mounts(settings.mounts)
         on_tensorflow.append(lambda _: _register_file_systems(settings))
     actions: dict[str, Action] = {}
     if on_tensorflow:

@@ -10,10 +10,10 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import NoReturn
 
-from pai_runner.errors import ExitCode, PaiError, SetupError
+from pai_runner.errors import ExitCode, SetupError
 from pai_runner.script.failure import redact_threads, report_script, report_setup
 from pai_runner.script.handover import Handover, read_handover
-from pai_runner.script.imports import Settings, install
+from pai_runner.script.imports import NotPreparedError, Settings, install
 
 
 def main() -> None:
@@ -108,10 +108,16 @@ def _run(handover: Handover, source: bytes) -> None:
         exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
     except SystemExit:
         raise
-    except PaiError as error:
-        # TensorFlow could not be given its file systems, while the script imported it.
+    except NotPreparedError as error:
+        # TensorFlow could not be given its file systems, while the script imported it. Any other
+        # error of ours is one that the script met, as those of `checkpoint` and `export`.
         _end_setup(error, handover.role_directory)
     except BaseException as error:
+        behind = error.__cause__ or error.__context__
+        if isinstance(error, SystemError) and isinstance(behind, SystemExit):
+            # A signal's handler asked for the end while C code called Python, and that made an
+            # error of it.
+            raise behind from None
         # A process that the script forked ends by itself; the record is not about it.
         report_script(error, handover.role_directory if os.getpid() == process else "")
         raise
