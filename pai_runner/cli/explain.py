@@ -39,6 +39,7 @@ def _text(plan: Plan) -> str:
         ("algorithm", plan.algorithm),
         ("TensorFlow", f"{plan.tf_api} API: {plan.tf_api_reason}"),
         *(("mount", _mount_text(mount)) for mount in plan.mounts),
+        *_publish_lines(plan),
         ("limits", _limits_text(plan)),
     ]
     for role in plan.roles:
@@ -59,6 +60,13 @@ def _mount_text(mount: Mount) -> str:
     options = "".join(f" {name}={value}" for name, value in mount.options.items())
     staged = f" staged in {mount.folder}" if mount.folder else ""
     return f"{mount.prefix} ({mount.purpose}){options}{staged}"
+
+
+def _publish_lines(plan: Plan) -> list[tuple[str, str]]:
+    if plan.publish is None:
+        return []
+    kept = "all" if plan.publish.keep is None else f"the newest {plan.publish.keep}"
+    return [("publish", f"what is exported below {plan.publish.location}; kept versions: {kept}")]
 
 
 def _limits_text(plan: Plan) -> str:

@@ -18,6 +18,7 @@ VERBS = {
     "logs": ("logs", "print a job's output; -f follows it"),
     "cancel": ("cancel", "end a job"),
     "rerun": ("rerun", "run a recorded job's command again"),
+    "models": ("models", "list, show, verify, prune and roll back exported models"),
     "doctor": ("doctor", "check this machine and the locations given"),
     "help": ("help", "help on: parameters, environment, exit-codes, algorithms"),
 }
