@@ -22,7 +22,7 @@ from pai_runner.engines.local import Handle, submit
 from pai_runner.jobs.directory import JobDirectory, all_ids, create
 from pai_runner.jobs.record import Record, load, read
 from pai_runner.run.outcome import Outcome
-from pai_runner.run.plan import Limits, Plan, RolePlan
+from pai_runner.run.plan import Limits, Plan, Publish, RolePlan
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "PAI_TEST_TOKEN"
@@ -61,6 +61,7 @@ def make_plan(directory: JobDirectory, script: str, **options: Any) -> Plan:
         environment=environment,
     )
     roles = options.pop("roles", (role,))
+    publish = Publish("/exports/", 5) if options.pop("publishes", False) else None
     return Plan(
         job_id=directory.id,
         job_name="test",
@@ -72,6 +73,7 @@ def make_plan(directory: JobDirectory, script: str, **options: Any) -> Plan:
         roles=roles,
         mounts=(),
         limits=Limits(**{"grace_seconds": 5.0, **options}),
+        publish=publish,
     )
 
 

@@ -37,8 +37,9 @@ class Job:
     `algorithm_api` is the TensorFlow API that the algorithm implies, v1 or v2; `tf_api` the one
     that is demanded: v1, v2 or auto. `tables` and `outputs` are the parts as typed. `mount` is
     the mode of the locations that name none. Every oss:// location has the role and the host of
-    -Darn and -DossHost where it names none of its own. `notices` say what was given and is not
-    honoured. Its repr shows no secrets.
+    -Darn and -DossHost where it names none of its own. With `publishes_exports` what the script
+    exports becomes versions, of which the newest `keep_versions` are kept, all for None. `notices`
+    say what was given and is not honoured. Its repr shows no secrets.
     """
 
     statement: Statement
@@ -64,6 +65,8 @@ class Job:
     python: str | None
     tf_api: str
     mount: str
+    publishes_exports: bool
+    keep_versions: int | None
     notices: tuple[str, ...]
 
     @property
@@ -103,6 +106,7 @@ def make_job(statement: Statement) -> Job:
     if "cost" in statement.options:
         raise UsageError("-cost estimates a price at Alibaba; there is none here", "leave it out")
     given = values.given(statement.parameters)
+    _check_export_versions(given)
     script = _script(algorithm, given)
     cluster = parse_cluster(given["cluster"]) if "cluster" in given else None
     return Job(
@@ -129,6 +133,8 @@ def make_job(statement: Statement) -> Job:
         python=None if _is_version(given) else given.get("python"),
         tf_api=given.get("tfApi", "auto"),
         mount=given.get("mount", "stream"),
+        publishes_exports="exportVersions" in given,
+        keep_versions=_keep_versions(given),
         notices=tuple(_notices(statement, algorithm, script, cluster, given)),
     )
 
@@ -248,6 +254,21 @@ def _limit(
 ) -> float | None:
     # 0 is PAI's way to say: no limit.
     return (read(name, given[name]) * float(unit) or None) if name in given else None
+
+
+def _check_export_versions(given: dict[str, str]) -> None:
+    if "exportVersions" in given and "checkpointDir" not in given:
+        raise ParameterError(
+            "exportVersions",
+            "exportVersions: what the script exports is looked for in checkpointDir, which is "
+            "not given",
+            "write -DcheckpointDir=FOLDER or -DcheckpointDir=oss://bucket/dir/ as well",
+        )
+
+
+def _keep_versions(given: dict[str, str]) -> int | None:
+    text = given.get("exportVersions")
+    return None if text is None else values.keep("exportVersions", text)
 
 
 def _is_version(given: dict[str, str]) -> bool:

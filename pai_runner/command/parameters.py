@@ -27,6 +27,7 @@ class Kind(Enum):
     DIRECTORIES = "list of directory locations"
     TABLES = "list of tables"
     PYTHON = "interpreter"
+    KEEP = "keep:N or keep:all"
 
 
 class Status(Enum):
@@ -143,6 +144,12 @@ _ROWS = (
         "stage, the files are copied to a local folder before it starts, and new ones back; "
         "?mount=stage says it of one location",
         values=MOUNTS,
+    ),
+    Parameter(
+        "exportVersions", Kind.KEEP, "",
+        "after the script, check each SavedModel below checkpointDir, publish it as a version with "
+        "a manifest and latest.json, and remove all but the newest N; one in a directory X that "
+        "has no number is copied to X-versions/1, X-versions/2, …; to export nothing is no failure",
     ),
     # Its resources.
     Parameter(

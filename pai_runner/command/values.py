@@ -14,6 +14,7 @@ from pai_runner.location import Location, parse_list
 
 _INTEGER = re.compile(r"\d{1,18}", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,9}(\.\d*)?|\.\d+", re.ASCII)
+_KEEP = re.compile(r"keep:(?P<number>[1-9]\d{0,8}|all)", re.ASCII)
 _RESOURCE = re.compile(r"(?P<project>[^/]+)/resources/(?P<name>[^/]+)")
 
 
@@ -53,6 +54,14 @@ def boolean(name: str, text: str) -> bool:
     if text.strip().lower() not in ("true", "false"):
         raise _wrong(name, text, "true or false")
     return text.strip().lower() == "true"
+
+
+def keep(name: str, text: str) -> int | None:
+    """Return how many versions `keep:N` keeps; None for `keep:all`. Raises ParameterError."""
+    found = _KEEP.fullmatch(text.strip())
+    if found is None:
+        raise _wrong(name, text, "keep:N, so many of the newest versions (1 or more), or keep:all")
+    return None if found["number"] == "all" else int(found["number"])
 
 
 def choice(name: str, text: str) -> str:
@@ -169,6 +178,7 @@ _READERS: Mapping[Kind, Callable[[str, str], object]] = {
     Kind.DIRECTORIES: directories,
     Kind.TABLES: parts,
     Kind.PYTHON: _text,
+    Kind.KEEP: keep,
 }
 
 

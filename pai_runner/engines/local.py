@@ -122,6 +122,9 @@ class Handle:
         logs = [(role.stdout, stdout) for role in roles] + [(role.stderr, stderr) for role in roles]
         if any(mount.mode == "stage" for mount in self._plan.mounts):
             logs.append((self.directory.mover.stderr, stderr))
+        if self._plan.publish is not None:
+            # What it says is ours, as is the mover's. Its stderr is TensorFlow's, for the record.
+            logs.append((self.directory.publisher.stdout, stderr))
         follower = Follower(logs)
         try:
             with SignalPipe(_FORWARDED) as signals:

@@ -102,14 +102,21 @@ class JobDirectory:
         """The folder of the process that copies staged files; its stderr is for the user."""
         return RoleDirectory(os.path.join(self.path, "mover"))
 
+    @property
+    def publisher(self) -> RoleDirectory:
+        """The folder of the process that publishes exports; its stdout is for the user."""
+        return RoleDirectory(os.path.join(self.path, "publisher"))
+
     def role(self, label: str, attempt: int = 1) -> RoleDirectory:
         """Return the folder of the role called `label`, for example `worker-0`."""
         return RoleDirectory(os.path.join(self.path, "attempts", str(attempt), label))
 
     def printing(self) -> list[RoleDirectory]:
         """Return the folders of all processes whose output is for the user."""
-        mover = [self.mover] if os.path.isdir(self.mover.path) else []
-        return [*mover, *self.roles()]
+        mover, publisher = (
+            [one] if os.path.isdir(one.path) else [] for one in (self.mover, self.publisher)
+        )
+        return [*mover, *self.roles(), *publisher]
 
     def roles(self) -> list[RoleDirectory]:
         """Return the folders of all roles that have been started, attempt by attempt."""

@@ -58,6 +58,18 @@ class RolePlan:
 
 
 @dataclass(frozen=True)
+class Publish:
+    """What is done with the models that the script exports, when it has ended well.
+
+    They are looked for below `location`: a mount's prefix or a local folder, with a final `/`.
+    The newest `keep` versions of each model are kept, all for None.
+    """
+
+    location: str
+    keep: int | None
+
+
+@dataclass(frozen=True)
 class Limits:
     """When to end the job. Seconds; None is no limit."""
 
@@ -88,6 +100,7 @@ class Plan:
     source_roots: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    publish: Publish | None = None
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:
@@ -103,6 +116,8 @@ class Plan:
         values["roles"] = tuple(_role_from_json(role) for role in data["roles"])
         values["mounts"] = tuple(Mount(**mount) for mount in data["mounts"])
         values["limits"] = Limits(**data["limits"])
+        # Plans of before have none.
+        values["publish"] = Publish(**data["publish"]) if data.get("publish") else None
         for name in ("source_roots", "folders", "notices"):
             values[name] = tuple(data[name])
         return cls(**values)

@@ -23,7 +23,7 @@ from pai_runner.run.devices import Demand, choose, list_gpus
 from pai_runner.run.fetch import fetch, read_text
 from pai_runner.run.mounts import plan_mounts, stage_root
 from pai_runner.run.options import Options
-from pai_runner.run.plan import Limits, Mount, Plan, RolePlan
+from pai_runner.run.plan import Limits, Mount, Plan, Publish, RolePlan
 from pai_runner.run.script_flags import choose_api, scan
 from pai_runner.run.secrets import SecretStore
 from pai_runner.secret import is_secret_name, redact_secrets
@@ -103,6 +103,7 @@ def make_plan(
             *code.notices,
             *choice.notices,
         ),
+        publish=_publish(job, cwd),
     )
     return Prepared(plan, store.values, words_shown)
 
@@ -226,6 +227,13 @@ def _output_folders(job: Job, cwd: Path) -> tuple[str, ...]:
                 f"-D{purpose}: there is no folder {folder}", "make it, or name another"
             )
     return tuple(map(str, made))
+
+
+def _publish(job: Job, cwd: Path) -> Publish | None:
+    if not job.publishes_exports or job.checkpoint_dir is None:
+        return None
+    # The location itself, also where the script gets a staged copy of it.
+    return Publish(_seen_by_script(job.checkpoint_dir, cwd, {}), job.keep_versions)
 
 
 def _limits(job: Job, options: Options) -> Limits:

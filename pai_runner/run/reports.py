@@ -1,4 +1,4 @@
-"""What a child reports: lines of JSON in a pipe, read without waiting."""
+"""Lines of JSON in a pipe: what a child reports, read without waiting, and what it is told."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ class Reports:
             *lines, self._buffer = (self._buffer + data).split(b"\n")
             for line in lines:
                 yield json.loads(line)
+
+
+def read_line(descriptor: int) -> dict[str, Any] | None:
+    """Return the object on the first line of a pipe; None when it ends before."""
+    data = b""
+    while not data.endswith(b"\n"):
+        part = os.read(descriptor, 65536)
+        if not part:
+            return None
+        data += part
+    values: dict[str, Any] = json.loads(data)
+    return values

@@ -32,6 +32,8 @@ from pai_runner.run import processes
 from pai_runner.run.ending import LEFTOVER_SECONDS, UNKILLABLE_SECONDS
 from pai_runner.run.guard import Role
 from pai_runner.run.journal import Journal
+from pai_runner.run.publishing import Publisher
+from pai_runner.run.reports import read_line
 from pai_runner.run.roles import Roles
 from pai_runner.run.staging import Mover
 from pai_runner.run.verdict import Cause, Verdict, judge, signal_name, with_problem
@@ -85,12 +87,13 @@ class Supervisor:
         self._give_up_guards_at = _NEVER
         self._memory_kills = memory_kills()
         self._poller = select.poll()
+        self._publisher = Publisher(directory, self._poller)
 
     # ====== From start to end ======
 
     def run(self) -> None:
         """Run the job to its end."""
-        orders = _read_line(self._control)
+        orders = read_line(self._control)
         if orders is None:
             message = "the launcher was gone before the job began"
             self._cause = Cause(State.CANCELLED, Reason.LAUNCHER_GONE, message)
@@ -101,18 +104,23 @@ class Supervisor:
         if orders is not None:
             self._start(orders["progress"])
         self._journal.tell_launcher({"ready": True})
-        while not self._roles.are_gone or (self._mover is not None and not self._mover.is_gone):
+        while not self._is_over():
             self._turn()
         verdict = judge(self._cause, self._roles.ends)
         if self._mover is not None and self._mover.problem:
-            verdict = with_problem(verdict, self._mover.problem)
-        self._finish(verdict)
+            verdict = with_problem(verdict, self._mover.problem, Reason.NOT_COPIED_BACK)
+        self._finish(self._publisher.judge(verdict))
+
+    def _is_over(self) -> bool:
+        is_mover_gone = self._mover is None or self._mover.is_gone
+        return self._roles.are_gone and is_mover_gone and self._publisher.is_gone
 
     def fail(self, error: Exception) -> None:
         """Record an error of the supervisor's own, once the guards have ended their trees."""
         self._roles.abandon()
         if self._mover is not None:
             self._mover.abandon()
+        self._publisher.stop()
         deadline = time.monotonic() + self._limits.grace + LEFTOVER_SECONDS + _GUARD_MARGIN
         while processes.reap()[1] and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -127,6 +135,8 @@ class Supervisor:
         self._poller.register(self._wakeup, select.POLLIN)
         if self._attached:
             self._poller.register(self._control, select.POLLIN)
+        if spec["publish"]:
+            self._publisher.want(spec["roles"][0], self._secrets)
         if any(mount["mode"] == "stage" for mount in spec["mounts"]):
             folders = [mount["folder"] for mount in spec["mounts"] if mount["folder"]]
             self._mover = Mover(self._directory, self._secrets, progress, folders, self._poller)
@@ -164,6 +174,7 @@ class Supervisor:
             self._launcher_gone()
         self._check_request()
         self._check_time(_now())
+        self._advance_publishing(ready)
 
     def _timeout(self) -> float:
         """Return the seconds until something is due."""
@@ -187,6 +198,9 @@ class Supervisor:
         for pid, status in processes.reap()[0]:
             if self._mover is not None and pid == self._mover.pid:
                 self._mover.ended(status)
+                continue
+            if pid == self._publisher.pid:
+                self._publisher.ended(status)
                 continue
             message = self._roles.ended(pid, status)
             if message:
@@ -240,6 +254,27 @@ class Supervisor:
                 self._save(State.PUBLISHING)
             mover.finish(killed=any(end.is_killed for end in self._roles.ends))
 
+    # ====== Publishing ======
+
+    def _advance_publishing(self, ready: Sequence[int]) -> None:
+        """Publish what the script exported, when it has ended well and all of it is in place."""
+        publisher, mover = self._publisher, self._mover
+        publisher.advance(ready, _now())
+        if not publisher.is_waiting:
+            return
+        if self._is_ending() or (mover is not None and mover.problem):
+            publisher.drop(has_succeeded=self._have_all_succeeded())
+        elif (
+            self._have_all_succeeded() and self._roles.are_gone and (mover is None or mover.is_over)
+        ):
+            # Nobody watches over the progress of what is no script.
+            self._limits.watch([], _now())
+            self._save(State.PUBLISHING)
+            publisher.start()
+
+    def _have_all_succeeded(self) -> bool:
+        return all(end.status == 0 for end in self._roles.ends)
+
     # ====== Stopping ======
 
     def _stop(self, cause: Cause) -> None:
@@ -254,12 +289,11 @@ class Supervisor:
             self._save(State.STOPPING, reason=cause.reason, message=cause.message)
 
     def _is_ending(self) -> bool:
-        """Whether it is settled how the job ends: by a cause, a failure, or all roles' ends."""
-        ends = self._roles.ends
+        """Whether it is settled how the job ends: by a cause, a failure, or the end of all."""
         return (
             self._cause is not None
-            or any(end.failed for end in ends)
-            or all(end.status is not None for end in ends)
+            or any(end.failed for end in self._roles.ends)
+            or (self._have_all_succeeded() and self._publisher.is_over)
         )
 
     def _tell_to_stop(self, signum: int) -> None:
@@ -270,6 +304,7 @@ class Supervisor:
         if self._mover is not None:
             # What is whole now is known to be so, also if the script is cut off.
             self._mover.look()
+        self._publisher.stop()
         self._roles.tell(f"stop {int(signum)} {self._limits.grace}")
 
     def _force(self) -> None:
@@ -279,6 +314,7 @@ class Supervisor:
         self._roles.force()
         if self._mover is not None:
             self._mover.stop()
+        self._publisher.kill()
         self._give_up_guards_at = min(self._give_up_guards_at, _now() + _GUARD_MARGIN)
 
     def _take_signals(self) -> None:
@@ -331,18 +367,6 @@ class Supervisor:
         if now >= self._give_up_guards_at:
             self._give_up_guards_at = _NEVER
             self._roles.kill_guards()
-
-
-def _read_line(descriptor: int) -> dict[str, Any] | None:
-    """Return the object on the first line of a pipe; None when it ends before."""
-    data = b""
-    while not data.endswith(b"\n"):
-        part = os.read(descriptor, 65536)
-        if not part:
-            return None
-        data += part
-    orders: dict[str, Any] = json.loads(data)
-    return orders
 
 
 def main(arguments: Sequence[str]) -> None:

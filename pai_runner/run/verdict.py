@@ -114,14 +114,13 @@ def judge(cause: Cause | None, ends: Sequence[RoleEnd]) -> Verdict:
     return verdict
 
 
-def with_problem(verdict: Verdict, problem: str) -> Verdict:
-    """Return the verdict of a job of whose staged files `problem` says what was not copied back.
+def with_problem(verdict: Verdict, problem: str, reason: Reason) -> Verdict:
+    """Return the verdict of a job of which `problem` says what went wrong after the script.
 
-    It makes a failure of a success, and leaves a failure its own code.
+    It makes a failure of a success, for `reason`, and leaves a failure its own code.
     """
     if verdict.state is State.SUCCEEDED:
         message = f"the script succeeded, but {problem}"
-        reason = Reason.NOT_COPIED_BACK
         return Verdict(State.FAILED, reason, 1, Kind.RUNNER, message, None)
     verdict.message += f"; {problem}"
     return verdict

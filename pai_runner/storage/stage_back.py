@@ -1,8 +1,9 @@
 """Copies what a script writes into a staged folder back to the bucket, in TensorFlow's order.
 
-A pass looks at the entries (`checkpoint`, saved_model.pb) first, then at the indexes, then at
-all else, and copies in the opposite order. So what an entry names was seen after it, and is
-copied before it. A file goes only as a whole, and only over the version that this job knows.
+A pass looks at `latest.json` first, then at the entries (`checkpoint`, saved_model.pb), then at the
+indexes, then at all else, and copies in the opposite order. So what an entry names was seen after
+it, and is copied before it. A file goes only as a whole, and only over the version that this job
+knows.
 
 Beyond an object store's means: a checkpoint that is saved again under the same name is, between
 the copies of its data and of its index, neither the old nor the new one.
@@ -24,6 +25,7 @@ from pai_runner.storage.names import (
     Rank,
     is_checkpoint_part,
     is_events,
+    is_in_hands,
     is_pointer,
     is_renamed_into_place,
     is_temporary,
@@ -122,7 +124,8 @@ class CopyBack:
             ranks[rank] = self._candidates(tree, rank, moment, outcome)
             if ranks[rank] and rank is not Rank.CONTENT:
                 tree = walk(self.folder)
-        self._drop_replaced(ranks[Rank.ENTRY], tree, outcome)
+        for rank in (Rank.ENTRY, Rank.LATEST):
+            self._drop_replaced(ranks[rank], tree, outcome)
         self._last = tree.files
         self._absent = {name for name in self.manifest.entries if name not in tree.files}
         todo = sum(one.state.size for candidates in ranks.values() for one in candidates)
@@ -151,12 +154,13 @@ class CopyBack:
             for name, state in tree.files.items()
             if rank_of(name) is rank
             and not is_temporary(name)
+            and not is_in_hands(name)
             and not self.manifest.is_same(name, state)
         }
         reasons = self._unfinished(changed, moment)
         outcome.later.update(reasons)
         found = [_Candidate(name, state) for name, state in changed.items() if name not in reasons]
-        if rank is Rank.ENTRY:
+        if rank >= Rank.ENTRY:
             found = [one for one in found if self._take_content(one, outcome)]
         return found
 
@@ -268,7 +272,8 @@ class CopyBack:
         rank = rank_of(candidate.name)
         wanted = needs(candidate.name, candidate.content or b"")
         refused = {*outcome.conflicts, *outcome.failures}
-        absent = {*refused, *filter(is_checkpoint_part, outcome.later)}
+        later = outcome.later if rank is Rank.LATEST else filter(is_checkpoint_part, outcome.later)
+        absent = {*refused, *later}
         if any(name.startswith(wanted) for name in absent):
             return True
         directory = candidate.name.rpartition("/")[0]

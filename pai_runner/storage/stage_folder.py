@@ -26,7 +26,7 @@ from hashlib import sha256
 from typing import Any
 
 from pai_runner.errors import SetupError
-from pai_runner.storage.names import is_pointer, is_temporary
+from pai_runner.storage.names import is_in_hands, is_pointer, is_temporary
 from pai_runner.storage.stage_files import open_for_writing, walk
 from pai_runner.storage.stage_manifest import Manifest
 from pai_runner.storage.stage_progress import say
@@ -208,7 +208,8 @@ def _set_aside(root: str) -> None:
     manifest = Manifest(os.path.join(root, "manifest.jsonl"))
     for name, state in walk(files).files.items():
         path, kept = os.path.join(files, name), os.path.join(aside, name)
-        if not (manifest.is_same(name, state) or is_temporary(name) or os.path.islink(path)):
+        is_passing = is_temporary(name) or is_in_hands(name)
+        if not (manifest.is_same(name, state) or is_passing or os.path.islink(path)):
             os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
             os.rename(path, kept)
         elif is_pointer(name):  # it may name the folder as it was called; it is fetched anew

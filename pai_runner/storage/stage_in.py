@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from pai_runner.errors import SetupError
+from pai_runner.storage.names import is_in_hands
 from pai_runner.storage.stage_files import FileState, walk
 from pai_runner.storage.stage_folder import StageFolder
 from pai_runner.storage.stage_progress import Progress, in_words
@@ -54,7 +55,9 @@ class CopyIn:
         self._listing = self.bucket.list()
         kept = self._drop_local_changes()
         self._missing = {
-            name: remote for name, remote in self._listing.files.items() if name not in kept
+            name: remote
+            for name, remote in self._listing.files.items()
+            if name not in kept and not is_in_hands(name)
         }
         wanted = {os.path.basename(self._part(*item)) for item in self._missing.items()}
         there = 0

@@ -66,6 +66,8 @@ def test_the_least_job() -> None:
         python=None,
         tf_api="auto",
         mount="stream",
+        publishes_exports=False,
+        keep_versions=None,
         notices=(),
     )
 
@@ -92,6 +94,7 @@ def test_everything_typed() -> None:
         "-Darn=acs:ram::123456:role/r",
         "-DossHost=oss-cn-x.aliyuncs.com",
         "-Dmount=stage",
+        "-DexportVersions=keep:5",
         script="s3://b/code.tar.gz",
         name="tensorflow2150",
     )
@@ -115,9 +118,18 @@ def test_everything_typed() -> None:
     assert made.no_progress_seconds == 60
     assert made.python == "/usr/bin/python3"
     assert made.mount == "stage"
+    assert (made.publishes_exports, made.keep_versions) == (True, 5)
     assert [notice.split(" ")[0] for notice in made.notices] == [
         "-Dtables", "-Doutputs", "-Darn", "-DossHost",
     ]  # fmt: skip
+
+
+def test_exports_are_published_where_there_is_a_directory() -> None:
+    made = job("-DcheckpointDir=out", "-DexportVersions=keep:all")
+    assert (made.publishes_exports, made.keep_versions) == (True, None)
+    caught = error("-DexportVersions=keep:5")
+    assert "checkpointDir, which is not given" in caught.message
+    assert "-DcheckpointDir=" in str(caught.hint)
 
 
 # ====== What is run ======

@@ -21,7 +21,7 @@ OF_PAI = (
     "enableDockerFusion", "gitConfig", "serviceSelection", "dlcParameters",
     "tableTokenLife",
 )  # fmt: skip
-OURS = ["tfApi", "mount"]
+OURS = ["tfApi", "mount", "exportVersions"]
 
 LOCATION = (["s3://b/d/", "oss://b.oss-cn-x.aliyuncs.com/d", "./out", "file:///d", "memory://d"],
             ["oss:/b", "s3://", "odps://p/volumes/v/1", "s3://b/?nosuch=1"])  # fmt: skip
@@ -46,6 +46,10 @@ VALUES: dict[Kind, tuple[list[str], list[str]]] = {
     Kind.HOURS: (["0", "1440", "0.5", ".5", " 2 "], ["-1", "1h", "nan", "inf", "1e3", "."]),
     Kind.BOOLEAN: BOOLEAN,
     Kind.CHOICE: ([], ["V1", "v3", "true", "STAGE"]),  # the good ones are the table's
+    Kind.KEEP: (
+        ["keep:1", "keep:25", "keep:all", " keep:3 "],
+        ["keep:0", "keep:-1", "keep:", "keep:many", "5", "all", "KEEP:5", "keep:1.5", "keep:٣"],
+    ),
     Kind.JSON: (['{"worker":{"count":1}}'], ['{"ps":', "true"]),
     Kind.WORDS: (["--a=1 --b 'c d'"], ["--a='b"]),
     Kind.FILE: FILE,
@@ -85,8 +89,8 @@ def test_every_parameter_is_explained() -> None:
         (
             Status.HONOURED,
             "script entryFile hyperParameters userDefinedParameters python tfApi buckets "
-            "checkpointDir summaryDir volumes arn ossHost mount gpuRequired maxTrainingTimeInHour "
-            "maxHungTimeBeforeGCInSeconds jobName tags",
+            "checkpointDir summaryDir volumes arn ossHost mount exportVersions gpuRequired "
+            "maxTrainingTimeInHour maxHungTimeBeforeGCInSeconds jobName tags",
         ),
         (
             Status.LATER,
@@ -125,6 +129,12 @@ def test_bad_values(name: str, value: str) -> None:
             "many",
             "gpuRequired must be an integer of 0 or more, not `many`",
             "100 for each GPU",
+        ),
+        (
+            "exportVersions",
+            "5",
+            "keep:N, so many of the newest versions (1 or more), or keep:all, not `5`",
+            "latest.json",
         ),
         (
             "maxTrainingTimeInHour",

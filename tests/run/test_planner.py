@@ -11,7 +11,7 @@ from pai_runner.command import make_job, parse_arguments
 from pai_runner.errors import SetupError
 from pai_runner.jobs.directory import JobDirectory
 from pai_runner.run.options import Options, parse_duration
-from pai_runner.run.plan import Plan
+from pai_runner.run.plan import Plan, Publish
 from pai_runner.run.planner import Prepared, make_plan
 from pai_runner.run.secrets import SecretStore
 from pai_runner.secret import resolve
@@ -45,6 +45,21 @@ def test_a_plan_goes_to_json_and_back_unchanged(tmp_path: Path, script: Path) ->
     assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
     with pytest.raises(ValueError, match="schema"):
         Plan.from_json({**made.to_json(), "schema": 99})
+
+
+def test_what_is_published(tmp_path: Path, script: Path) -> None:
+    words = [f"-Dscript={script}", "-DexportVersions=keep:3"]
+    remote = plan_of(tmp_path, *words, "-DcheckpointDir=s3://b/out?region=x&mount=stage").plan
+    # The bucket itself, not the folder that the script gets.
+    assert remote.publish == Publish("s3://b/out/", 3)
+    assert Plan.from_json(json.loads(json.dumps(remote.to_json()))) == remote
+    local = plan_of(tmp_path, *words, "-DcheckpointDir=out").plan
+    assert local.publish == Publish(f"{tmp_path}/out/", 3)
+    none = plan_of(tmp_path, f"-Dscript={script}", "-DcheckpointDir=out").plan
+    assert none.publish is None
+    # As a plan of an earlier version.
+    old = {name: value for name, value in none.to_json().items() if name != "publish"}
+    assert Plan.from_json(old) == none
 
 
 def test_the_script_gets_joinable_prefixes_without_a_query(tmp_path: Path, script: Path) -> None:
