@@ -75,7 +75,7 @@ class _Keeper(ABC):
         steps = self._directory.best()
         return self._directory.prefix(steps[0]) if steps else None
 
-    def _on_exit(self, save: Callable[[], None]) -> None:
+    def _on_exit(self, save: Callable[[], str | None]) -> None:
         self._held = ExitSave(save).held
 
     def _save(self, step: int, metrics: Mapping[str, float] | None) -> str:
@@ -173,7 +173,8 @@ class Saver(_Keeper):
         best: the metric by which the `keep_best` best are kept beside the newest, as given to
             `save`; the highest is best, with mode="min" the lowest.
         save_on_exit: on SIGTERM, save once more if the step has moved since the last save; then
-            call the handler that SIGTERM had before or, without one, end with SystemExit(143).
+            call the handler that SIGTERM had before or, without one, end with code 143: exit
+            handlers run, what stands behind `finally` does not.
             It happens as soon as a `session.run` under way returns, so between two of them; what
             a script does in several runs may be half done. Beside older checkpoints nothing is
             saved before the first `restore` or `save`: it would not go on from them.
@@ -229,12 +230,11 @@ class Saver(_Keeper):
         self._session = sess
         return self._restore(which)
 
-    def _save_at_exit(self) -> None:
+    def _save_at_exit(self) -> str | None:
         if self._session is None:
             raise SetupError("no session was given to save or restore so far")
         step = self._step_of(self._step)
-        if self._is_news(step):
-            self._save(step, None)
+        return self._save(step, None) if self._is_news(step) else None
 
     def _step_of(self, step: Any) -> int:
         if step is None:
@@ -342,12 +342,11 @@ class Manager(_Keeper):
         """
         return self._restore(which)
 
-    def _save_at_exit(self) -> None:
+    def _save_at_exit(self) -> str | None:
         # The signal may come while a function is traced; the save is no part of it.
         with tf.init_scope():
             step = self._current_step()
-            if self._is_news(step):
-                self._save(step, None)
+            return self._save(step, None) if self._is_news(step) else None
 
     def _current_step(self) -> int:
         if self._step is None:

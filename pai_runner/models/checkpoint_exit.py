@@ -9,9 +9,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from pai_runner.errors import PaiError, SetupError
 from pai_runner.secret import redact
@@ -35,13 +35,18 @@ _BUSY = frozenset(
 class ExitSave:
     """Calls `save` on SIGTERM, then what was the handler of SIGTERM before, or ends with 143.
 
+    The end is one with exit handlers, so that what waits for its upload gets there.
+
     Python runs a handler on the main thread, between two steps of whatever runs there. It is put
     off while `held`, while TensorFlow waits for Python, and while it adds to a graph. Another
     SIGTERM meanwhile changes nothing.
     """
 
-    def __init__(self, save: Callable[[], None]) -> None:
-        """Install the handler. Raises SetupError where Python does not allow it."""
+    def __init__(self, save: Callable[[], str | None]) -> None:
+        """Install the handler. `save` returns what it saved, None where nothing is new.
+
+        Raises SetupError where Python does not allow it.
+        """
         self._save = save
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -92,37 +97,38 @@ class ExitSave:
         self._is_ending = True
         try:
             with self._lock:  # a save on another thread ends first
-                self._save()
+                saved = self._save()
+            if saved:
+                _say(f"saved {saved} before the end")
         except Exception as error:
             why = str(error) if isinstance(error, PaiError) else traceback.format_exc()
-            print(f"pai: no checkpoint could be saved at the end: {redact(why)}", file=sys.stderr)
+            _say(f"no checkpoint could be saved at the end: {why}")
         finally:
-            self._is_ending = self._is_asked = False
+            self._is_asked = False
         if callable(self._previous):
+            self._is_ending = False
             self._previous(signal.SIGTERM, frame)
         else:
-            sys.excepthook = _exiting(sys.excepthook)
-            raise SystemExit(128 + signal.SIGTERM)
+            _leave(128 + signal.SIGTERM)
 
 
-def _exiting(show: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an excepthook that ends the process where C code made an error of an exit.
+def _leave(code: int) -> NoReturn:
+    """End the process as at its normal end, but for what the script's `finally` would do.
 
-    C code that asks Python a question (is this a list?) and heeds no exception turns the exit
-    that a handler raises meanwhile into a SystemError. `show` is the hook for all others.
+    An exception would have to pass through whatever runs at the moment, and C code that only asks
+    Python a question (is this a list?) loses it, or makes another error of it.
     """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # closed, or in the midst of a line
+            stream.flush()
+    os._exit(code)
 
-    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        behind = error.__cause__ or error.__context__
-        if not (isinstance(error, SystemError) and isinstance(behind, SystemExit)):
-            show(kind, error, trace)
-            return
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + signal.SIGTERM)
 
-    return hook
+def _say(text: str) -> None:
+    """Write to standard error; Python's own stream may be in the midst of a line."""
+    with suppress(OSError):
+        os.write(2, f"pai: {redact(text)}\n".encode())
 
 
 def _caller_of_busy(frame: FrameType | None) -> FrameType | None:

@@ -92,7 +92,8 @@ def _lint_meta_graph(meta_graph: Any) -> Iterator[Finding]:
         if node.name not in used and _kind_of(node) in ("reader", "queue", "optimizer", "gradient")
     ]
     if unused:
-        text = f"{shown_tags(meta_graph)} has {_listed(unused)}, which no signature needs"
+        text = f"{shown_tags(meta_graph)} has {_listed(unused)}, which no signature needs: "
+        text += "they do no harm but take room"
         yield Finding("unused-training-op", text)
 
 

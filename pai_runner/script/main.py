@@ -113,11 +113,6 @@ def _run(handover: Handover, source: bytes) -> None:
         # error of ours is one that the script met, as those of `checkpoint` and `export`.
         _end_setup(error, handover.role_directory)
     except BaseException as error:
-        behind = error.__cause__ or error.__context__
-        if isinstance(error, SystemError) and isinstance(behind, SystemExit):
-            # A signal's handler asked for the end while C code called Python, and that made an
-            # error of it.
-            raise behind from None
         # A process that the script forked ends by itself; the record is not about it.
         report_script(error, handover.role_directory if os.getpid() == process else "")
         raise

@@ -303,6 +303,7 @@ def test_a_file_in_a_bucket_is_finished_first(scripts: Scripts) -> None:
     # TensorFlow calls Python on the main thread to copy a file. What a handler raised there would
     # become an error of TensorFlow's; and locks are held.
     ended = scripts("""
+import atexit
 from fsspec.implementations.memory import MemoryFileSystem
 import fsspec
 from pai_runner.script.filesystem import register
@@ -326,13 +327,11 @@ manager = checkpoint.Manager({"step": step}, "terminating://box/out", save_on_ex
 with tf.io.gfile.GFile("terminating://box/file", "w") as file:
     file.write("text")
 
-def copy():
-    try:
-        tf.io.gfile.copy("terminating://box/file", "terminating://box/copy")
-    finally:
-        print("copied", tf.io.gfile.exists("terminating://box/copy"), flush=True)
-        print(sorted(tf.io.gfile.listdir("terminating://box/out")))
-copy()
+def report():
+    print("copied", tf.io.gfile.exists("terminating://box/copy"), flush=True)
+    print(sorted(tf.io.gfile.listdir("terminating://box/out")))
+atexit.register(report)
+tf.io.gfile.copy("terminating://box/file", "terminating://box/copy")
 print("never")
 """)
     assert ended.code == 143, ended.errors
