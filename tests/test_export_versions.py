@@ -107,7 +107,7 @@ def test_night_after_night(pai: Pai, places: Places, model: Path, tmp_path: Path
     names = places.names("s3")
     assert versions(names, "export/") == {"2", "3"}
     # Nobody exported to it again, so it is the same.
-    assert versions(names, "best/") == {"1"}
+    assert versions(names, "best-versions/") == {"1"}
     assert not any(name.startswith("export/1/") or ".staging-" in name for name in names)
     bucket, _, prefix = places.s3.removeprefix("s3://").partition("/")
     manifest = json.loads(places.server.read(bucket, f"{prefix}export/3/{MANIFEST}"))
@@ -128,8 +128,8 @@ def test_a_bucket_of_oss(where: str, pai: Pai, places: Places, model: Path, tmp_
     assert ran.returncode == 0, ran.stderr
     there = places.names("oss")
     assert versions(there, "export/") == {"2"}
-    assert versions(there, "best/") == {"1"}
-    assert {"export/latest.json", "best/latest.json"} <= there
+    assert versions(there, "best-versions/") == {"1"}
+    assert {"export/latest.json", "best-versions/latest.json"} <= there
     assert not list((pai.home / "stage").glob("*"))
     for log in (pai.home / "jobs").rglob("publisher/*"):
         assert places.oss_server.options["access_key_secret"] not in log.read_text()
