@@ -168,10 +168,16 @@ def call_by_v1(folder: str, name: str, feeds: Mapping[str, Any], tags: Sequence[
         return dict(session.run(fetches, feed))
 
 
-def assert_same(result: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def assert_same(
+    result: Mapping[str, Any], expected: Mapping[str, Any], rounding: float = 0.0
+) -> None:
+    """Assert that outputs are equal, floats up to a relative error of `rounding`."""
     assert set(result) == set(expected)
     for alias, value in expected.items():
-        np.testing.assert_array_equal(result[alias], value)
+        if rounding:
+            np.testing.assert_allclose(result[alias], value, rtol=rounding)
+        else:
+            np.testing.assert_array_equal(result[alias], value)
 
 
 def weights_in(folder: str) -> dict[str, list[int]]:
