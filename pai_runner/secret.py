@@ -7,6 +7,7 @@ the process. `redact` works by known value and by known name, and leaves other w
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -183,6 +184,23 @@ _REFERENCE = re.compile(r"\$\{secret:([^}]+)\}")
 def reference(name: str) -> str:
     """Return the text that stands in a plan for the secret called `name`."""
     return f"${{secret:{name}}}"
+
+
+def receive(descriptor: int) -> dict[str, str]:
+    """Return the secrets that another process hands over through a descriptor, by name.
+
+    `redact` knows them from then on. Raises OSError, and ValueError for what is no JSON.
+    """
+    # Here, not above: this module is on the way of every start.
+    import json
+
+    # Not inheritable at once: no process that is started meanwhile may read from it.
+    os.set_inheritable(descriptor, False)
+    with open(descriptor, encoding="utf-8") as stream:
+        secrets: dict[str, str] = json.load(stream)
+    for value in secrets.values():
+        remember(value)
+    return secrets
 
 
 def resolve(text: str, secrets: Mapping[str, str]) -> str:

@@ -42,13 +42,12 @@ def _latest(versions: Sequence[Version], pointer: Pointer | None) -> int | None:
 
 
 def _row(version: Version, latest: int | None, pinned: Collection[int]) -> tuple[str, ...]:
-    # Some file systems do not tell when a file was written.
-    written = version.written_ns / 1e9
     marks = {"latest": version.number == latest, "pinned": version.number in pinned}
     signatures = version.manifest.about.signatures if version.manifest else ()
     return (
         str(version.number),
-        age_text(time.time() - written) if written else "-",
+        # Some file systems do not tell when a file was written.
+        age_text(version.age_seconds(time.time())) if version.written_ns else "-",
         size_text(version.total_bytes),
         ", ".join(sorted(signatures)) or "-",
         version.problem or "complete",

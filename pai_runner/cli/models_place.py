@@ -14,7 +14,6 @@ from pai_runner.models.failures import as_setup_error
 from pai_runner.models.place import BucketPlace, LocalPlace, Place
 from pai_runner.models.versions import number_of
 from pai_runner.run.access import Access, check_servers, ignores_roles
-from pai_runner.storage.filesystems import check_directory, filesystem, options_at
 
 
 def add_place_arguments(
@@ -72,10 +71,9 @@ def _remote(location: Location, own_keys: bool) -> Place:
     for notice in access.notices([location]):
         say(notice)
     check_servers([location])
-    options = options_at(location.prefix, access.options(location))
-    remote = filesystem(location.protocol, options)
-    check_directory(remote, location.prefix)
-    return BucketPlace(location.prefix, remote)
+    place = BucketPlace.opened(location.prefix, access.options(location))
+    place.check()
+    return place
 
 
 # ====== Words for people ======

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from pai_runner.errors import SetupError
 from pai_runner.location import Location
 from pai_runner.models.failures import as_setup_error
-from pai_runner.storage.filesystems import filesystem, modified_ns, options_at, takes_threads
+from pai_runner.storage.filesystems import (
+    check_directory,
+    filesystem,
+    modified_ns,
+    options_at,
+    takes_threads,
+)
 from pai_runner.storage.mounts import mounted_options
 
 if TYPE_CHECKING:
@@ -278,6 +284,10 @@ class BucketPlace(Place):
         """
         protocol = prefix.partition("://")[0]
         return cls(prefix, filesystem(protocol, options_at(prefix, options)))
+
+    def check(self) -> None:
+        """Check that the bucket is there and answers. Raises SetupError."""
+        check_directory(self._fs, self.prefix)
 
     def at(self, name: str) -> BucketPlace:
         return BucketPlace(f"{self.prefix}{name}/", self._fs)

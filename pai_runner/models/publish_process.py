@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from pai_runner.errors import PaiError
 from pai_runner.models.place import BucketPlace, LocalPlace, Place, open_place
-from pai_runner.secret import redact, remember, resolve
+from pai_runner.secret import receive, redact, resolve
 from pai_runner.storage.failures import describe_error
 
 _MOST_SHOWN = 5
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.set_inheritable(options.report, False)
-    secrets = _read_secrets(os.environ)
+    secrets = receive(int(os.environ["PAI_SECRETS_FD"]))
     try:
         with open(os.path.join(options.job, "spec.json"), encoding="utf-8") as file:
             spec = json.load(file)
@@ -138,16 +138,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"`{text}` is not a number of 1 or more")
     return int(text)
-
-
-def _read_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    descriptor = int(environment["PAI_SECRETS_FD"])
-    os.set_inheritable(descriptor, False)
-    with open(descriptor, encoding="utf-8") as stream:
-        secrets: dict[str, str] = json.load(stream)
-    for value in secrets.values():
-        remember(value)
-    return secrets
 
 
 def _place_of(spec: Mapping[str, Any], secrets: Mapping[str, str]) -> Place:

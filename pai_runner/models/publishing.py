@@ -14,7 +14,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -236,7 +236,7 @@ def _is_there(place: Place, name: str, failure: Exception) -> bool:
         ) from failure
 
 
-def _check_sizes(place: Place, below: str, files: tuple[File, ...] | list[File]) -> None:
+def _check_sizes(place: Place, below: str, files: Sequence[File]) -> None:
     found = {name: entry.size for name, entry in place.find(below).items()}
     for file in files:
         if found.get(file.path) != file.size:

@@ -90,11 +90,9 @@ def _opened(request: _Request) -> Place:
 def _place(prefix: str, options: Mapping[str, str]) -> Place:
     if "://" not in prefix:
         return LocalPlace(prefix)
-    from pai_runner.storage.filesystems import check_directory, filesystem, options_at
-
-    fs = filesystem(prefix.partition("://")[0], options_at(prefix, options))
-    check_directory(fs, prefix)
-    return BucketPlace(prefix, fs)
+    place = BucketPlace.opened(prefix, options)
+    place.check()
+    return place
 
 
 def model_at(place: Place) -> Place:

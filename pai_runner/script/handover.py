@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from pai_runner.errors import SetupError
-from pai_runner.secret import remember, resolve
+from pai_runner.secret import receive, resolve
 
 if TYPE_CHECKING:
     from typing import Any
@@ -113,10 +113,7 @@ def _variable(environment: Mapping[str, str], name: str) -> str:
 
 def _read_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     descriptor = _variable(environment, "PAI_SECRETS_FD")
-    secrets = _read(f"descriptor {descriptor}", lambda: _parse_descriptor(int(descriptor)))
-    for value in secrets.values():
-        remember(value)
-    return secrets
+    return _read(f"descriptor {descriptor}", lambda: receive(int(descriptor)))
 
 
 def _read(name: str, parse: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -129,13 +126,5 @@ def _read(name: str, parse: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _parse_file(path: str) -> dict[str, Any]:
     with open(path, encoding="utf-8") as stream:
-        values: dict[str, Any] = json.load(stream)
-    return values
-
-
-def _parse_descriptor(descriptor: int) -> dict[str, Any]:
-    # Not inheritable at once: no process that is started meanwhile may read from it.
-    os.set_inheritable(descriptor, False)
-    with open(descriptor, encoding="utf-8") as stream:
         values: dict[str, Any] = json.load(stream)
     return values

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pai_runner.errors import ExitCode, PaiError, SetupError
-from pai_runner.secret import redact, remember, resolve
+from pai_runner.secret import receive, redact, resolve
 from pai_runner.storage.failures import Failure, describe_error, failure_of
 from pai_runner.storage.names import has_plain_parts
 from pai_runner.storage.stage_back import CopyBack, Moment, Outcome
@@ -106,7 +106,7 @@ class Mover:
     # ====== Beginning ======
 
     def _begin(self, job_directory: str, phase: str) -> None:
-        secrets = _read_secrets(os.environ)
+        secrets = receive(int(os.environ["PAI_SECRETS_FD"]))
         self._seconds = _seconds_between_passes(os.environ)
         with open(os.path.join(job_directory, "spec.json"), encoding="utf-8") as file:
             mounts = _staged(json.load(file)["mounts"])
@@ -303,16 +303,6 @@ def _counted(files: int, size: int) -> str:
 
 
 # ====== The hand-over ======
-
-
-def _read_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    descriptor = int(environment["PAI_SECRETS_FD"])
-    os.set_inheritable(descriptor, False)
-    with open(descriptor, encoding="utf-8") as stream:
-        secrets: dict[str, str] = json.load(stream)
-    for value in secrets.values():
-        remember(value)
-    return secrets
 
 
 def _seconds_between_passes(environment: Mapping[str, str]) -> float:
