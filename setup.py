@@ -1,8 +1,8 @@
-"""Builds the compiled part; everything else is in pyproject.toml.
+"""Builds the compiled parts; everything else is in pyproject.toml.
 
-The part has no Python in it (TensorFlow loads it by path), so one plain `.so` serves every
-Python 3, and the wheel is tagged so. Where no compiler is found the install still succeeds:
-`pai doctor` then says what is missing.
+They have no Python in them (TensorFlow and ctypes load them by path), so one plain `.so` of each
+serves every Python 3, and the wheel is tagged so. Where no compiler is found the install still
+succeeds: `pai doctor` then says what is missing.
 """
 
 from pathlib import Path
@@ -34,7 +34,12 @@ setup(
             "pai_runner.script._filesystem",
             sources=["pai_runner/script/_filesystem.c"],
             optional=True,
-        )
+        ),
+        Extension(
+            "pai_runner.storage._checksums",
+            sources=["pai_runner/storage/_checksums.c"],
+            optional=True,
+        ),
     ],
     cmdclass={"build_ext": BuildPlainLibrary, "bdist_wheel": TagAnyPython},
 )

@@ -26,7 +26,7 @@ make_environment() {
     local folder=$1 python=$2 stamp wanted
     shift 2
     stamp="$folder/made-from-$(echo "$@" | cksum | cut -d' ' -f1)"
-    wanted=$(echo "$root" && cat "$root/pyproject.toml" "$root/setup.py" "$root/pai_runner/script/_filesystem.c")
+    wanted=$(echo "$root" && cat "$root/pyproject.toml" "$root/setup.py" "$root"/pai_runner/*/_*.c)
     if [ -x "$folder/bin/python" ] && [ "$wanted" = "$(cat "$stamp" 2>/dev/null)" ]; then
         return
     fi

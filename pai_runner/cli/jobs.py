@@ -1,4 +1,7 @@
-"""`pai jobs`: the jobs on record, newest first."""
+"""`pai jobs`: the jobs on record, newest first.
+
+`pai jobs resume-upload ID` uploads the checkpoints that a job could not upload.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from pai_runner.jobs.state import State
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the list. Returns the exit code."""
+    """Print the list, or do what the first word says. Returns the exit code."""
+    if arguments and arguments[0] == "resume-upload":
+        from pai_runner.cli import jobs_resume_upload
+
+        return jobs_resume_upload.run(arguments[1:])
     parser = argparse.ArgumentParser("pai jobs", description=__doc__)
     parser.add_argument("-n", type=int, default=50, metavar="N", help="how many; default 50")
     parser.add_argument("--all", action="store_true", help="all of them")

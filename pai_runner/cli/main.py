@@ -19,6 +19,7 @@ VERBS = {
     "cancel": ("cancel", "end a job"),
     "rerun": ("rerun", "run a recorded job's command again"),
     "models": ("models", "list, show, verify, prune and roll back exported models"),
+    "storage": ("storage", "list, copy, sync and remove files in buckets and on disks"),
     "doctor": ("doctor", "check this machine and the locations given"),
     "help": ("help", "help on: parameters, environment, exit-codes, algorithms"),
 }

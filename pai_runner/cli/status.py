@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from pai_runner.cli.output import print_json
 from pai_runner.jobs.directory import find
 from pai_runner.jobs.record import Record, read
+from pai_runner.run.waiting import pending_folder, waiting
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -18,10 +20,14 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     directory = find(options.id)
     record = read(directory)
+    folder = pending_folder(directory)
+    left = waiting(folder) if record.state.final else None
     if options.json:
-        print_json({**record.to_json(), "directory": directory.path})
+        shown = {"folder": folder, **asdict(left)} if left else None
+        print_json({**record.to_json(), "directory": directory.path, "waiting": shown})
         return 0
-    for name, value in _lines(record, directory.path):
+    upload = f"{left} in {folder}: `pai jobs resume-upload {record.id}`" if left else ""
+    for name, value in [*_lines(record, directory.path), ("upload", upload)]:
         if value:
             print(f"{name:10}{value}")
     if record.last_lines:

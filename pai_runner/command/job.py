@@ -36,8 +36,9 @@ class Job:
     Directories end in `/`. `gpu_required` counts hundredths of a GPU, 0 is the CPU.
     `algorithm_api` is the TensorFlow API that the algorithm implies, v1 or v2; `tf_api` the one
     that is demanded: v1, v2 or auto. `tables` and `outputs` are the parts as typed. `mount` is
-    the mode of the locations that name none. Every oss:// location has the role and the host of
-    -Darn and -DossHost where it names none of its own. With `publishes_exports` what the script
+    the mode of the locations that name none. With `saves_behind` checkpoints are uploaded in the
+    background; None leaves it to the environment. Every oss:// location has the role and the host
+    of -Darn and -DossHost where it names none of its own. With `publishes_exports` what the script
     exports becomes versions, of which the newest `keep_versions` are kept, all for None. `notices`
     say what was given and is not honoured. Its repr shows no secrets.
     """
@@ -65,6 +66,7 @@ class Job:
     python: str | None
     tf_api: str
     mount: str
+    saves_behind: bool | None
     publishes_exports: bool
     keep_versions: int | None
     notices: tuple[str, ...]
@@ -133,6 +135,7 @@ def make_job(statement: Statement) -> Job:
         python=None if _is_version(given) else given.get("python"),
         tf_api=given.get("tfApi", "auto"),
         mount=given.get("mount", "stream"),
+        saves_behind=_boolean(given, "asyncCheckpoint"),
         publishes_exports="exportVersions" in given,
         keep_versions=_keep_versions(given),
         notices=tuple(_notices(statement, algorithm, script, cluster, given)),
@@ -231,6 +234,10 @@ def _directories(given: dict[str, str], name: str) -> tuple[Location, ...]:
 def _opened(given: dict[str, str], location: Location) -> Location:
     """Return a location with what the whole command says of how oss:// is opened."""
     return location.with_oss_defaults(given.get("ossHost"), given.get("arn"))
+
+
+def _boolean(given: dict[str, str], name: str) -> bool | None:
+    return values.boolean(name, given[name]) if name in given else None
 
 
 def _parts(given: dict[str, str], name: str) -> tuple[str, ...]:

@@ -146,6 +146,11 @@ _ROWS = (
         values=MOUNTS,
     ),
     Parameter(
+        "asyncCheckpoint", Kind.BOOLEAN, "false",
+        "saving a checkpoint returns when it is on the local disk; it is uploaded meanwhile, in "
+        "order; the next save waits for that, and the job ends when all is uploaded",
+    ),
+    Parameter(
         "exportVersions", Kind.KEEP, "",
         "after the script, check each SavedModel below checkpointDir, publish it as a version with "
         "a manifest and latest.json, and remove all but the newest N; one in a directory X that "

@@ -25,7 +25,7 @@ from pai_runner.jobs.files import now_text, write_all, write_atomic
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import Record, append_event, load, write
 from pai_runner.jobs.state import Kind, Reason, State
-from pai_runner.run import processes
+from pai_runner.run import processes, waiting
 from pai_runner.run.environment import FOR_THE_SCRIPT
 from pai_runner.run.logs import Follower
 from pai_runner.run.outcome import Outcome
@@ -254,12 +254,13 @@ class Handle:
                 ended=now_text(),
             )
         killed = status is None or os.WIFSIGNALED(status)
+        left = waiting.problem(self.job_id, self._plan.pending)
         return before.replaced(
             state=State.LOST,
             reason=Reason.SUPERVISOR_GONE,
             exit_code=processes.exit_code(signal.SIGKILL if status is None else status) or 1,
             kind=Kind.SIGNAL if killed else Kind.RUNNER,
-            message=f"{how}; its script was ended",
+            message="; ".join(filter(None, (f"{how}; its script was ended", left))),
             ended=now_text(),
         )
 

@@ -47,6 +47,7 @@ class Reason(Enum):
     OUT_OF_MEMORY = "out of memory", "the kernel killed the script for want of memory"
     SETUP_FAILED = "setup failed", "the script's first line never ran"
     NOT_COPIED_BACK = "not copied back", "the script ended; not all it made is in the bucket"
+    NOT_UPLOADED = "not uploaded", "the script ended; checkpoints of it wait to be uploaded"
     NOT_PUBLISHED = "not published", "the script ended; not all models it exported are published"
     TIME_LIMIT = "time limit", "the job passed its time limit"
     NO_PROGRESS = "no progress", "nothing was printed or saved for too long"

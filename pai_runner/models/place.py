@@ -27,6 +27,10 @@ from pai_runner.storage.filesystems import (
     takes_threads,
 )
 from pai_runner.storage.mounts import mounted_options
+from pai_runner.storage.objects import Objects, open_objects
+from pai_runner.storage.plain_objects import PlainObjects
+from pai_runner.storage.transfer import download_file
+from pai_runner.storage.uploads import upload_file
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -38,6 +42,8 @@ _R = TypeVar("_R")
 TEMPORARY = ".tmp-"
 # Requests at once.
 _CONCURRENCY = 8
+# What S3 says of an object that it does not create: it is there, or another creates it right now.
+_REFUSED = ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
 
 
 class Entry(NamedTuple):
@@ -269,11 +275,12 @@ def _umask() -> int:
 
 
 class BucketPlace(Place):
-    """A directory in a bucket, through an fsspec filesystem that several threads may share."""
+    """A directory in a bucket: `fs` knows its names, `objects` (if given) moves whole files."""
 
-    def __init__(self, prefix: str, fs: AbstractFileSystem) -> None:
+    def __init__(self, prefix: str, fs: AbstractFileSystem, objects: Objects | None = None) -> None:
         super().__init__(prefix)
         self._fs: Any = fs
+        self._objects = objects or PlainObjects(fs)
         self._base: str = fs._strip_protocol(prefix).rstrip("/")
 
     @classmethod
@@ -282,22 +289,23 @@ class BucketPlace(Place):
 
         No request is made. Raises SetupError.
         """
-        protocol = prefix.partition("://")[0]
-        return cls(prefix, filesystem(protocol, options_at(prefix, options)))
+        protocol, options = prefix.partition("://")[0], options_at(prefix, options)
+        fs = filesystem(protocol, options)
+        return cls(prefix, fs, open_objects(protocol, options, fs))
 
     def check(self) -> None:
         """Check that the bucket is there and answers. Raises SetupError."""
         check_directory(self._fs, self.prefix)
 
     def at(self, name: str) -> BucketPlace:
-        return BucketPlace(f"{self.prefix}{name}/", self._fs)
+        return BucketPlace(f"{self.prefix}{name}/", self._fs, self._objects)
 
     def above(self) -> BucketPlace:
-        return BucketPlace(self.prefix.rstrip("/").rpartition("/")[0], self._fs)
+        return BucketPlace(self.prefix.rstrip("/").rpartition("/")[0], self._fs, self._objects)
 
     def children(self) -> set[str]:
         try:
-            found = self._call("ls", self._base, detail=False)
+            found = self._call(self._fs.ls, self._base, detail=False)
         except FileNotFoundError:
             return set()
         return {str(key).rstrip("/")[len(self._base) + 1 :] for key in found} - {""}
@@ -305,7 +313,7 @@ class BucketPlace(Place):
     def find(self, below: str = "") -> dict[str, Entry]:
         base = self._key(below) if below else self._base
         try:
-            found = self._call("find", base, detail=True)
+            found = self._call(self._fs.find, base, detail=True)
         except FileNotFoundError:
             return {}
         return {
@@ -317,60 +325,54 @@ class BucketPlace(Place):
 
     def info(self, name: str) -> Entry | None:
         try:
-            info = self._call("info", self._key(name))
+            info = self._call(self._fs.info, self._key(name))
         except FileNotFoundError:
             return None
         return None if info["type"] == "directory" else _entry(info)
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
-        return bytes(self._call("cat_file", self._key(name), start=start, end=end))
+        return bytes(self._call(self._fs.cat_file, self._key(name), start=start, end=end))
 
     def create(self, name: str, data: bytes) -> None:
         try:
-            self._call("pipe_file", self._key(name), data, mode="create")
+            self._call(self._fs.pipe_file, self._key(name), data, mode="create")
         except OSError as error:
-            # S3: 412 is "it is there", 409 "another creates it right now".
-            if isinstance(error, FileExistsError) or _is_refused_creation(error):
+            told = f"{error} {error.__cause__}"
+            if isinstance(error, FileExistsError) or any(word in told for word in _REFUSED):
                 raise FileExistsError(errno.EEXIST, f"{self.shown(name)} exists") from error
             raise
 
     def write(self, name: str, data: bytes) -> None:
-        self._call("pipe_file", self._key(name), data)
+        self._call(self._fs.pipe_file, self._key(name), data)
 
     def put(self, local: str, name: str) -> None:
-        self._call("put_file", local, self._key(name))
+        self._call(upload_file, self._objects, self._key(name), local, os.path.getsize(local))
 
     def get(self, name: str, local: str) -> None:
-        self._call("get_file", self._key(name), local)
+        self._call(download_file, self._objects, self._key(name), local)
 
     def copy(self, source: str, target: str) -> None:
-        self._call("cp_file", self._key(source), self._key(target))
+        self._call(self._fs.cp_file, self._key(source), self._key(target))
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            self._call("rm_file", self._key(name))
+            self._call(self._fs.rm_file, self._key(name))
 
     def each(self, action: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        if takes_threads(self._fs):
-            return super().each(action, items)
-        return [action(item) for item in items]
+        at_once = takes_threads(self._fs)
+        return super().each(action, items) if at_once else [action(item) for item in items]
 
     def _key(self, name: str) -> str:
         return f"{self._base}/{name}"
 
-    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def _call(self, action: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
-            return getattr(self._fs, method)(*arguments, **options)
-        except (OSError, SetupError):
-            raise
+            return action(*arguments, **options)
         except Exception as error:
+            told, silent = (OSError, SetupError), (ConnectionError, TimeoutError)
+            if isinstance(error, told) and not isinstance(error, silent):
+                raise
             raise as_setup_error(self.prefix, error) from error
-
-
-def _is_refused_creation(error: OSError) -> bool:
-    text = f"{error} {error.__cause__}"
-    words = ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict")
-    return any(word in text for word in words)
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:

@@ -32,6 +32,7 @@ FOR_THE_SCRIPT = (
         "PAI_HYPER_PARAMETERS",
         "the hyperParameters file as a JSON object, without the entries whose names are a secret's",
     ),
+    Variable("PAI_PENDING_DIR", "where checkpoints wait that are uploaded in the background"),
     Variable("CUDA_VISIBLE_DEVICES", "the chosen GPUs by UUID, -1 for the CPU"),
     Variable("CUDA_DEVICE_ORDER", "PCI_BUS_ID, so that indices mean the same everywhere"),
     Variable("TF_FORCE_GPU_ALLOW_GROWTH", "true: TensorFlow takes GPU memory as it needs it"),
@@ -47,6 +48,18 @@ FOR_PAI = (
         "how often a growing event file is uploaded at most; default 30, always at its close",
     ),
     Variable(
+        "PAI_READ_AHEAD_MB",
+        "how much a process may hold of what it reads ahead from buckets; default 512",
+    ),
+    Variable(
+        "PAI_RETRY_SECONDS",
+        "how long a server that asks to slow down is asked again; default 60",
+    ),
+    Variable(
+        "PAI_TASKS",
+        "how many processes save one checkpoint together, where TF_CONFIG does not tell; default 1",
+    ),
+    Variable(
         "PAI_ROLE",
         "`ignore`: buckets are opened with your own keys, not with the role that the command names",
     ),
@@ -55,7 +68,16 @@ FOR_PAI = (
         "servers, beside Alibaba's and Amazon's, that a command may name: a comma list; "
         "`http://HOST` permits plain http to it",
     ),
-    Variable("PAI_STAGE_DIR", "where staged folders lie; default `stage` in PAI_HOME"),
+    Variable(
+        "PAI_ASYNC_CHECKPOINT",
+        "1: as -DasyncCheckpoint=true, for commands that do not say; in any process whose "
+        "TensorFlow uses our file systems, also without pai",
+    ),
+    Variable(
+        "PAI_STAGE_DIR",
+        "where staged folders lie, and checkpoints that are uploaded in the background; default "
+        "`stage` in PAI_HOME",
+    ),
     Variable(
         "PAI_STAGE_SECONDS", "how often a staged folder is looked through for new files; default 10"
     ),

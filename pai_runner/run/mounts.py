@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pai_runner.command import Job
@@ -21,6 +21,14 @@ def stage_root(directory: JobDirectory, environment: Mapping[str, str] = os.envi
     """Return where the staged folders of a job lie: `….-1`, `….-2` are its first and second."""
     root = environment.get("PAI_STAGE_DIR") or os.path.join(home(), "stage")
     return os.path.join(os.path.abspath(os.path.expanduser(root)), directory.id)
+
+
+def pending_folder(mounts: Iterable[Mount], root: str) -> str:
+    """Return where a job's checkpoints wait for their upload; empty where it writes to no bucket.
+
+    `root` is that of the staged folders: the same disk has the space.
+    """
+    return f"{root}-pending" if any(mount.mode == "stream" for mount in mounts) else ""
 
 
 def plan_mounts(job: Job, access: Access, store: SecretStore, root: str) -> tuple[Mount, ...]:

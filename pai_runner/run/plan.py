@@ -84,7 +84,9 @@ class Plan:
 
     `code` is the folder that holds the script (and its archive), `source_roots` those that hold
     modules of its own. `folders` are local ones that the command names for output: they are made
-    right before the script starts, when all else has been found in order.
+    right before the script starts, when all else has been found in order. In `pending` on this
+    machine lies what the script saves in the background, until it is in the bucket; empty where
+    it has no bucket.
     """
 
     job_id: str
@@ -101,6 +103,7 @@ class Plan:
     folders: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     publish: Publish | None = None
+    pending: str = ""
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pai_runner.run.access import Access, check_servers, ignores_roles
 from pai_runner.run.arguments import compose
 from pai_runner.run.devices import Demand, choose, list_gpus
 from pai_runner.run.fetch import fetch, read_text
-from pai_runner.run.mounts import plan_mounts, stage_root
+from pai_runner.run.mounts import pending_folder, plan_mounts, stage_root
 from pai_runner.run.options import Options
 from pai_runner.run.plan import Limits, Mount, Plan, Publish, RolePlan
 from pai_runner.run.script_flags import choose_api, scan
@@ -59,6 +59,7 @@ def make_plan(
     api = choose_api(flags, forced=job.tf_api, algorithm_api=job.algorithm_api)
     choice = choose(Demand.of(options.devices, job.gpu_required), *list_gpus())
     mounts = plan_mounts(job, access, store, stage_root(directory))
+    pending = pending_folder(mounts, stage_root(directory))
     values = _platform_values(job, cwd, mounts)
     hyper_parameters = _hyper_parameters(job, cwd, access)
     words = store.hide_words(job.user_defined_parameters)
@@ -78,6 +79,7 @@ def make_plan(
         working_directory=str(code.working_directory),
         environment={
             **_environment_of_job(job, directory, job_name, api.api),
+            **_environment_of_saves(job, pending),
             **_environment_of_values(values),
             **_environment_of_hyper_parameters(hyper_parameters),
             **choice.environment,
@@ -102,8 +104,10 @@ def make_plan(
             *access.notices(job.locations),
             *code.notices,
             *choice.notices,
+            *_notices_of_saves(job, mounts),
         ),
         publish=_publish(job, cwd),
+        pending=pending,
     )
     return Prepared(plan, store.values, words_shown)
 
@@ -133,6 +137,27 @@ def _environment_of_job(
         "PAI_ALGORITHM": job.algorithm,
         "PAI_TF_API": tf_api,
     }
+
+
+def _environment_of_saves(job: Job, pending: str) -> dict[str, str]:
+    """Return what tells the script's process whether and where it saves in the background."""
+    environment = {"PAI_PENDING_DIR": pending} if pending else {}
+    if job.saves_behind is not None:
+        environment["PAI_ASYNC_CHECKPOINT"] = "1" if job.saves_behind else "0"
+    return environment
+
+
+def _notices_of_saves(job: Job, mounts: Sequence[Mount]) -> Iterator[str]:
+    if not job.saves_behind:
+        return
+    for mount in mounts:
+        if mount.mode == "stage":
+            yield (
+                f"-DasyncCheckpoint has no effect on {mount.prefix}: it is staged, so what the "
+                "script saves there is local, and is copied back in any case"
+            )
+    if not mounts:
+        yield "-DasyncCheckpoint has no effect: the command names no bucket"
 
 
 def _interpreter(job: Job, cwd: Path) -> str:

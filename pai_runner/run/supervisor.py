@@ -28,7 +28,7 @@ from pai_runner.jobs.directory import JobDirectory
 from pai_runner.jobs.files import now_text
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.state import Kind, Reason, State
-from pai_runner.run import processes
+from pai_runner.run import processes, waiting
 from pai_runner.run.ending import LEFTOVER_SECONDS, UNKILLABLE_SECONDS
 from pai_runner.run.guard import Role
 from pai_runner.run.journal import Journal
@@ -74,6 +74,7 @@ class Supervisor:
         self._launcher_pid = os.getppid()
         self._attached = False
         self._secrets: dict[str, str] = {}
+        self._pending = ""
         self._limits = Limits(
             {"grace_seconds": 0.0, "total_seconds": None, "no_progress_seconds": None}, 0.0
         )
@@ -109,6 +110,7 @@ class Supervisor:
         verdict = judge(self._cause, self._roles.ends)
         if self._mover is not None and self._mover.problem:
             verdict = with_problem(verdict, self._mover.problem, Reason.NOT_COPIED_BACK)
+        verdict = waiting.judged(verdict, self._directory.id, self._pending)
         self._finish(self._publisher.judge(verdict))
 
     def _is_over(self) -> bool:
@@ -130,6 +132,7 @@ class Supervisor:
     def _start(self, progress: dict[str, str]) -> None:
         with open(self._directory.spec, encoding="utf-8") as file:
             spec = json.load(file)
+        self._pending = spec.get("pending", "")
         self._limits = Limits(spec["limits"], time.monotonic())
         self._roles = Roles([self._role(role) for role in spec["roles"]], self._limits.grace)
         self._poller.register(self._wakeup, select.POLLIN)
@@ -262,11 +265,12 @@ class Supervisor:
         publisher.advance(ready, _now())
         if not publisher.is_waiting:
             return
+        is_over = self._roles.are_gone and (mover is None or mover.is_over)
         if self._is_ending() or (mover is not None and mover.problem):
             publisher.drop(has_succeeded=self._have_all_succeeded())
-        elif (
-            self._have_all_succeeded() and self._roles.are_gone and (mover is None or mover.is_over)
-        ):
+        elif self._have_all_succeeded() and is_over and waiting.waiting(self._pending):
+            publisher.drop(has_succeeded=True)
+        elif self._have_all_succeeded() and is_over:
             # Nobody watches over the progress of what is no script.
             self._limits.watch([], _now())
             self._save(State.PUBLISHING)

@@ -26,10 +26,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#define CANCELLED 1
 #define RESOURCE_EXHAUSTED 8
 #define FAILED_PRECONDITION 9
 #define UNAVAILABLE 14
 #define WRITE_BUFFER (256 * 1024)
+/* How much is written before Python is told that a file has grown: a part of its upload. */
+#define GROWTH (8 * 1024 * 1024)
+/* Every so many of them the writer waits until they are on their way. */
+#define PARTS_UNWAITED 8
 
 typedef struct TF_Status TF_Status;
 
@@ -123,12 +128,14 @@ typedef struct {
   void (*set_status)(TF_Status *, int code, const char *message); /* TensorFlow's TF_SetStatus */
   int (*holds_interpreter)(void);                                 /* PyGILState_Check */
 
-  int64_t (*open_reader)(const char *path, TF_Status *);
-  int64_t (*read)(int64_t number, uint64_t offset, size_t count, char *into, TF_Status *);
+  int64_t (*open_reader)(const char *path, void *reader, TF_Status *); /* reader: for pai_offer */
+  int64_t (*read)(int64_t number, uint64_t offset, size_t count, char *into,
+                  TF_Status *); /* one more than the bytes that came */
   void (*close_reader)(int64_t number);
   char *(*read_whole)(const char *path, uint64_t *length, TF_Status *); /* to be freed */
 
   int64_t (*open_writer)(const char *path, int append, int *descriptor, TF_Status *);
+  void (*grow_writer)(int64_t number, TF_Status *);
   void (*sync_writer)(int64_t number, TF_Status *);
   void (*close_writer)(int64_t number, TF_Status *);
   void (*drop_writer)(int64_t number, int publish);
@@ -181,12 +188,22 @@ int pai_close(double seconds) {
   return 1;
 }
 
+/* Return what Python answered, but -1 for 0: then an exception, such as that of a signal handler,
+ * came before the function could catch it, and no status is set. */
+static int64_t answered(int64_t answer, TF_Status *status) {
+  if (answer != 0) return answer;
+  calls.set_status(status, CANCELLED, "the call was interrupted");
+  return -1;
+}
+
 /* ====== Writers ====== */
 
 typedef struct Writer {
   FILE *file;
   int64_t number;
   unsigned process; /* which process of a fork opened it */
+  size_t untold;    /* bytes that were appended since Python was told */
+  unsigned told;    /* how often it was told */
   struct Writer *next, **link;
 } Writer;
 
@@ -195,6 +212,10 @@ typedef struct Writer {
  * was the last thing that this thread did a read that failed, and Python's lock not held. */
 static _Thread_local bool read_failed;
 
+/* Where a thread of Python's reads the numbers of writers whose files have grown, or -1: to wait
+ * for the interpreter's lock at each part would hold TensorFlow up while parts are sent. */
+static atomic_int growth_pipe = -1;
+
 static Writer *open_writers;
 static pthread_mutex_t writers_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_uint process; /* how many forks lie between this process and the first */
@@ -202,6 +223,7 @@ static atomic_uint process; /* how many forks lie between this process and the f
 static void after_fork_in_child(void) {
   atomic_fetch_add(&process, 1);
   atomic_store(&calls_under_way, 0);
+  atomic_store(&growth_pipe, -1); /* the thread that reads it is the parent's */
   pthread_mutex_init(&writers_lock, NULL);
   open_writers = NULL;
 }
@@ -252,9 +274,12 @@ static bool is_open(const Writer *writer, TF_Status *status) {
 static void open_writer(const char *path, int append, Handle *handle, TF_Status *status) {
   int descriptor = -1;
   if (!enter(status)) return;
-  const int64_t number = calls.open_writer(path, append, &descriptor, status);
+  const int64_t number = answered(calls.open_writer(path, append, &descriptor, status), status);
   leave();
-  if (descriptor < 0) return; /* the status says why */
+  if (number < 0) { /* the status says why */
+    if (descriptor >= 0) close(descriptor);
+    return;
+  }
   Writer *writer = malloc(sizeof *writer);
   FILE *file = fdopen(descriptor, "ab");
   if (writer == NULL || file == NULL) {
@@ -266,7 +291,7 @@ static void open_writer(const char *path, int append, Handle *handle, TF_Status 
   }
   setvbuf(file, NULL, _IOFBF, WRITE_BUFFER);
   fseeko(file, 0, SEEK_END); /* for tell, as fopen(path, "a") does */
-  *writer = (Writer){file, number, atomic_load(&process), NULL, NULL};
+  *writer = (Writer){file, number, atomic_load(&process), 0, 0, NULL, NULL};
   remember(writer);
   handle->ours = writer;
 }
@@ -279,15 +304,37 @@ static void new_appendable(const Handle *fs, const char *path, Handle *handle, T
   open_writer(path, 1, handle, status);
 }
 
+void pai_tell_growth_to(int descriptor) { atomic_store(&growth_pipe, descriptor); }
+
+/* Let Python send what has reached the file; wait for it now and then, as it may wait itself. */
+static void tell_growth(Writer *writer, TF_Status *status) {
+  const int pipe = atomic_load(&growth_pipe);
+  writer->untold = 0;
+  if (fflush(writer->file) != 0) {
+    fail(writer, errno, status);
+  } else if (pipe >= 0 && ++writer->told % PARTS_UNWAITED != 0) {
+    /* When the pipe is full, the next number tells of this growth, too. */
+    const ssize_t told = write(pipe, &writer->number, sizeof writer->number);
+    (void)told;
+  } else if (enter(status)) {
+    calls.grow_writer(writer->number, status);
+    leave();
+  }
+}
+
 static void writer_append(const Handle *handle, const char *bytes, size_t count,
                           TF_Status *status) {
   Writer *writer = handle->ours;
   read_failed = false;
   if (!is_open(writer, status)) return;
-  if (atomic_load(&closed))
+  if (atomic_load(&closed)) {
     refuse(status);
-  else if (fwrite(bytes, 1, count, writer->file) != count)
+  } else if (fwrite(bytes, 1, count, writer->file) != count) {
     fail(writer, errno, status);
+  } else {
+    writer->untold += count;
+    if (writer->untold >= GROWTH && !is_inherited(writer)) tell_growth(writer, status);
+  }
 }
 
 static int64_t writer_tell(const Handle *handle, TF_Status *status) {
@@ -340,25 +387,82 @@ static void writer_cleanup(Handle *handle) {
 
 /* ====== Readers ====== */
 
+/* `bytes` are those of the file from `start` to `end`, which Python holds: reads within them need
+ * no Python. It takes them back, with pai_offer, before they go. */
+typedef struct {
+  int64_t number;
+  unsigned process;
+  pthread_mutex_t lock;
+  const char *bytes;
+  uint64_t start, end;
+} Reader;
+
+/* Take the reader's lock; after a fork a new one, as a thread of the parent may have had it. */
+static void lock(Reader *reader) {
+  if (reader->process != atomic_load(&process)) {
+    pthread_mutex_init(&reader->lock, NULL);
+    reader->process = atomic_load(&process);
+  }
+  pthread_mutex_lock(&reader->lock);
+}
+
+/* Let a reader serve what lies within `size` bytes of the file from `start` by itself. */
+void pai_offer(Reader *reader, const char *bytes, uint64_t start, uint64_t size) {
+  lock(reader);
+  reader->bytes = bytes;
+  reader->start = start;
+  reader->end = start + size;
+  pthread_mutex_unlock(&reader->lock);
+}
+
+static bool serve(Reader *reader, uint64_t offset, size_t count, char *into) {
+  lock(reader);
+  const bool is_here = offset >= reader->start && offset + count <= reader->end;
+  if (is_here) memcpy(into, reader->bytes + (offset - reader->start), count);
+  pthread_mutex_unlock(&reader->lock);
+  return is_here;
+}
+
 static void new_reader(const Handle *fs, const char *path, Handle *handle, TF_Status *status) {
-  if (!enter(status)) return;
-  handle->ours = (void *)(intptr_t)calls.open_reader(path, status);
-  leave();
+  Reader *reader = calloc(1, sizeof *reader);
+  if (reader == NULL) {
+    calls.set_status(status, RESOURCE_EXHAUSTED, "no memory for a reader");
+    return;
+  }
+  reader->process = atomic_load(&process);
+  pthread_mutex_init(&reader->lock, NULL);
+  reader->number = -1;
+  if (enter(status)) {
+    reader->number = answered(calls.open_reader(path, reader, status), status);
+    leave();
+  }
+  if (reader->number < 0)
+    free(reader); /* the status says why */
+  else
+    handle->ours = reader;
 }
 
 static int64_t reader_read(const Handle *handle, uint64_t offset, size_t count, char *into,
                            TF_Status *status) {
+  Reader *reader = handle->ours;
   if (!enter(status)) return -1;
-  const int64_t got = calls.read((intptr_t)handle->ours, offset, count, into, status);
+  int64_t got = (int64_t)count;
+  if (!serve(reader, offset, count, into)) {
+    got = answered(calls.read(reader->number, offset, count, into, status), status);
+    if (got > 0) got--;
+  }
   leave();
   read_failed = got < 0;
   return got;
 }
 
 static void reader_cleanup(Handle *handle) {
-  if (!enter(NULL)) return;
-  calls.close_reader((intptr_t)handle->ours);
-  leave();
+  Reader *reader = handle->ours;
+  if (enter(NULL)) {
+    calls.close_reader(reader->number);
+    leave();
+  }
+  free(reader);
 }
 
 /* ====== Whole files in memory ====== */

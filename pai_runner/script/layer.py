@@ -12,34 +12,48 @@ import time
 from collections.abc import Callable
 
 from pai_runner.location import plain_path
+from pai_runner.script.background import Background, entry_of
 from pai_runner.script.matching import matching
-from pai_runner.script.readers import LocalReader, Reader, RemoteReader
+from pai_runner.script.readers import LocalReader, Offer, Reader
+from pai_runner.script.remote_files import HEAD, RemoteFiles
 from pai_runner.script.staging import Staged, Staging
 from pai_runner.script.stores import Entry, Store, Stores, is_bucket, parent
-from pai_runner.script.writers import Writers
+from pai_runner.script.writers import Writers, is_alone
 from pai_runner.storage.mounts import clean, is_below
-from pai_runner.storage.names import is_temporary, is_temporary_directory
 
 # gfile.walk lists a directory, then asks for each entry whether it is a directory: the listing
 # answers as long as it is as fresh as this.
 _LISTING_SECONDS = 5.0
 
 
+def _nothing_on_offer(address: int, start: int, size: int) -> None:
+    """What a reader offers for whom there is no compiled part."""
+
+
 class FileLayer:
     """What TensorFlow can do with files that are not local."""
 
     def __init__(
-        self, stores: Stores, on_change: Callable[[], None], upload_seconds: float
+        self,
+        stores: Stores,
+        on_change: Callable[[], None],
+        upload_seconds: float,
+        saves_behind: bool = False,
     ) -> None:
+        """With `saves_behind` checkpoints are uploaded in the background."""
         self._stores = stores
         self._staging = Staging()
-        self.writers = Writers(stores, self._staging, on_change, upload_seconds)
+        self._files = RemoteFiles()
+        self.background = Background(stores, on_change, saves_behind, is_alone)
+        self.writers = Writers(stores, self._staging, on_change, upload_seconds, self.background)
         self._listings: dict[str, tuple[float, dict[str, Entry]]] = {}
 
     def after_fork(self) -> None:
         """Make the layer the child's own: its locks, connections and files."""
         self._stores.after_fork()
         self._staging.after_fork()
+        self._files.after_fork()
+        self.background.after_fork()
 
     # ====== Looking ======
 
@@ -62,7 +76,12 @@ class FileLayer:
         return matching(plain_path(pattern), self.exists, lambda path: self._list(clean(path)))
 
     def _find(self, path: str) -> Entry | None:
-        return self._find_local(path) or self._stores.of(path).find(path)
+        return self._find_local(path) or self._find_remote(path)
+
+    def _find_remote(self, path: str) -> Entry | None:
+        """Return what is in the bucket, or will be when nothing waits any more."""
+        waiting = self.background.waiting(path)
+        return entry_of(waiting) if waiting else self._stores.of(path).find(path)
 
     def _found(self, path: str) -> Entry:
         entry = self._find(path)
@@ -80,14 +99,19 @@ class FileLayer:
         return Entry(True) if self._staging.has_directory(path) else None
 
     def _list(self, path: str) -> dict[str, Entry]:
-        if self._staging.file(path) is not None:
+        waiting = self.background.waiting(path)
+        if self._staging.file(path) is not None or (waiting and not waiting.is_removal):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        # What moves on meanwhile moves into the bucket: that is looked at last.
+        local = {name: Entry(is_directory) for name, is_directory in self._staging.children(path)}
+        behind = self.background.entries(path)
         remote = self._stores.of(path).entries(path)
-        entries = remote or {}
-        for name, is_directory in self._staging.children(path):
-            entries[name] = Entry(is_directory)
+        found = {**(remote or {}), **behind, **local}
+        entries = {name: entry for name, entry in found.items() if entry is not None}
         if remote is None and not entries and not self._staging.has_directory(path):
             raise _missing()
+        small = (name for name, entry in (remote or {}).items() if 0 < entry.size <= HEAD)
+        self._files.listed(path, small)
         self._keep_listing(path, entries)
         return entries
 
@@ -105,33 +129,53 @@ class FileLayer:
 
     # ====== Files ======
 
-    def open_reader(self, path: str) -> Reader:
+    def open_reader(self, path: str, offer: Offer = _nothing_on_offer) -> Reader:
         path = clean(path)
         descriptor = self._staging.open(path)
+        if descriptor is None:
+            descriptor = self._open_waiting(path)
         if descriptor is not None:
             return LocalReader(descriptor)
-        entry = self._found(path)
-        if entry.is_directory:
-            raise _a_directory()
-        return RemoteReader(self._stores.of(path), path, entry.size)
+        try:
+            return self._files.open(self._stores.of(path), path, offer)
+        except FileNotFoundError:
+            if self._find_local(path) is None and not self._stores.of(path).is_directory(path):
+                raise
+            raise _a_directory() from None
+
+    def _open_waiting(self, path: str) -> int | None:
+        """Return a descriptor that reads a file that waits for its upload, or None."""
+        waiting = self.background.waiting(path)
+        if waiting is None:
+            return None
+        if waiting.is_removal:
+            raise _missing()
+        return self.background.open(path)
 
     def open_writer(self, path: str, append: bool) -> tuple[Staged, int]:
         """Return the staged file for `path` and a new descriptor that appends to it."""
         path = clean(path)
         self._refuse_directory(path)
         self._listings.clear()
+        self.background.before_writing(path)
+        if append and self.background.waiting(path):
+            self.background.settle()
         return self.writers.open(path, append)
 
     def remove_file(self, path: str) -> None:
         path = clean(path)
         self._listings.clear()
         staged = self._detach(path)
-        store = self._stores.of(path)
-        if staged is not None and (is_temporary(path) or store.find(path) is None):
+        if staged is not None and (
+            self.writers.is_temporary(path) or self._find_remote(path) is None
+        ):
             return
         if staged is None and self._found(path).is_directory:
             raise _a_directory()
-        store.remove(path)
+        if self.background.is_empty:
+            self._stores.of(path).remove(path)
+        else:
+            self.background.remove(path)
         self._staging.add_directory(parent(path))
 
     def rename(self, source: str, target: str) -> None:
@@ -147,16 +191,16 @@ class FileLayer:
     def copy(self, source: str, target: str) -> None:
         source, target = clean(source), clean(target)
         self._listings.clear()
-        self._refuse_directory(target)
         staged = self._staging.file(source)
         if staged is None and self._found(source).is_directory:
             raise _a_directory()
+        self._refuse_directory(target)
         if source == target:
             return
         if staged is None:
             self._copy_remote(source, target)
         else:
-            self.writers.publish(staged.local, target)
+            self.writers.publish(staged, target)
         self._detach(target)
         self._staging.add_directory(parent(target))
 
@@ -164,22 +208,24 @@ class FileLayer:
         if staged is None:
             self._copy_remote(source, target)
             self._stores.of(source).remove(source)
-        elif is_temporary(target) or staged.writers:
+        elif self.writers.is_temporary(target) or staged.writers:
             self._detach(target)
             with staged.uploading:
                 self._staging.move(staged, target)
             # What a new file hid, or what was uploaded of it so far.
-            if not is_temporary(source) and self._stores.of(source).find(source) is not None:
+            if not self.writers.is_temporary(source) and self._find_remote(source) is not None:
+                self.background.settle(target)
                 self._stores.of(source).remove(source)
             return
         else:
-            self.writers.publish(staged.local, target)
-            self._staging.discard(staged)
+            self.writers.publish(staged, target)
+            self.writers.discard(staged)
         self._detach(target)
         for path in (source, target):
             self._staging.add_directory(parent(path))
 
     def _copy_remote(self, source: str, target: str) -> None:
+        self.background.settle()
         store, other = self._stores.of(source), self._stores.of(target)
         if store is other:
             store.copy(source, target)
@@ -188,7 +234,7 @@ class FileLayer:
         passing = Staged(target)
         try:
             store.download(source, passing.local)
-            self.writers.publish(passing.local, target)
+            self.writers.publish(passing, target)
         finally:
             passing.unlink()
 
@@ -196,8 +242,7 @@ class FileLayer:
         """Take a path from the file that is being written to it, after any upload of it."""
         staged = self._staging.file(path)
         if staged is not None:
-            with staged.uploading:
-                self._staging.discard(staged)
+            self.writers.discard(staged)
         return staged
 
     def _refuse_directory(self, path: str) -> None:
@@ -213,8 +258,8 @@ class FileLayer:
         path = clean(path)
         self._listings.clear()
         entry = self._find_local(path)
-        if entry is None and not is_temporary_directory(path):
-            entry = self._stores.of(path).find(path)
+        if entry is None and not self.writers.is_temporary_directory(path):
+            entry = self._find_remote(path)
         if entry is None or entry.is_directory:
             self._staging.add_directory(path)
         elif recursive:
@@ -228,7 +273,8 @@ class FileLayer:
         _refuse_bucket(path)
         self._listings.clear()
         remote = None
-        if not is_temporary_directory(path):
+        if not self.writers.is_temporary_directory(path):
+            self.background.settle()
             remote = self._stores.of(path).entries(path)
         if self._staging.file(path) is not None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -248,6 +294,7 @@ class FileLayer:
         if not self._found(path).is_directory:
             self.remove_file(path)
             return
+        self.background.settle()
         self._listings.clear()
         for staged in self._staging.files_below(path):
             self._detach(staged.path)
@@ -260,6 +307,7 @@ class FileLayer:
     def _rename_directory(self, source: str, target: str) -> None:
         if source == target:
             return
+        self.background.settle()
         _refuse_bucket(source)
         if is_below(target, source):
             raise OSError(errno.EINVAL, "cannot move a directory into itself")

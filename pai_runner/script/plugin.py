@@ -12,6 +12,7 @@ import errno
 import itertools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from ctypes import (
     CFUNCTYPE,
@@ -24,6 +25,7 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
+from functools import partial
 from typing import Any
 
 from pai_runner.script.layer import FileLayer
@@ -49,11 +51,12 @@ class _Calls(ctypes.Structure):
     _fields_ = (
         ("set_status", _SetStatus),
         ("holds_interpreter", c_void_p),
-        ("open_reader", CFUNCTYPE(c_int64, c_char_p, c_void_p)),
+        ("open_reader", CFUNCTYPE(c_int64, c_char_p, c_void_p, c_void_p)),
         ("read", CFUNCTYPE(c_int64, c_int64, c_uint64, c_size_t, c_void_p, c_void_p)),
         ("close_reader", CFUNCTYPE(None, c_int64)),
         ("read_whole", CFUNCTYPE(c_void_p, c_char_p, POINTER(c_uint64), c_void_p)),
         ("open_writer", CFUNCTYPE(c_int64, c_char_p, c_int, POINTER(c_int), c_void_p)),
+        ("grow_writer", _OnWriter),
         ("sync_writer", _OnWriter),
         ("close_writer", _OnWriter),
         ("drop_writer", CFUNCTYPE(None, c_int64, c_int)),
@@ -84,6 +87,10 @@ class Library:
         library.pai_close.restype = c_int
         library.pai_flush_writers.argtypes = ()
         library.pai_flush_writers.restype = None
+        library.pai_tell_growth_to.argtypes = (c_int,)
+        library.pai_tell_growth_to.restype = None
+        library.pai_offer.argtypes = (c_void_p, c_void_p, c_uint64, c_uint64)
+        library.pai_offer.restype = None
         library.pai_names.argtypes = (c_char_p, c_int)
         library.pai_names.restype = c_void_p
 
@@ -99,6 +106,14 @@ class Library:
     def flush_writers(self) -> None:
         """Write out to the staged files what open writers hold in memory."""
         self._library.pai_flush_writers()
+
+    def tell_growth_to(self, descriptor: int) -> None:
+        """Name the pipe to which the numbers of writers go that have grown."""
+        self._library.pai_tell_growth_to(descriptor)
+
+    def offer(self, reader: int, address: int, start: int, size: int) -> None:
+        """Let an open file of the compiled part copy by itself what lies at `address`."""
+        self._library.pai_offer(reader, address, start, size)
 
     def names(self, names: list[str]) -> int:
         """Return the address of a C array of `names`, for TensorFlow to free."""
@@ -121,6 +136,11 @@ class Plugin:
         self._readers: dict[int, Reader] = {}
         self._writers: dict[int, Staged] = {}
         self.calls = self._table()
+        readable, writable = os.pipe()
+        os.set_blocking(writable, False)
+        follow = threading.Thread(target=self._follow_growth, args=(readable,), daemon=True)
+        follow.start()
+        library.tell_growth_to(writable)
 
     def after_fork(self) -> None:
         """Leave the parent's writers to the parent; its readers can be read from."""
@@ -142,16 +162,17 @@ class Plugin:
 
     # ====== Readers ======
 
-    def _open_reader(self, path: bytes, status: int) -> int:
+    def _open_reader(self, path: bytes, reader: int, status: int) -> int:
         number = next(self._numbers)
-        self._readers[number] = self._layer.open_reader(_text(path))
+        offer = partial(self._library.offer, reader)
+        self._readers[number] = self._layer.open_reader(_text(path), offer)
         return number
 
     def _read(self, number: int, offset: int, count: int, address: int, status: int) -> int:
         got = self._readers[number].read_into(address, offset, count)
         if got < count:
             self._set_status(status, Code.OUT_OF_RANGE, b"the file ends here")
-        return got
+        return got + 1
 
     def _close_reader(self, number: int) -> None:
         self._readers.pop(number).close()
@@ -161,7 +182,11 @@ class Plugin:
         reader = self._layer.open_reader(_text(path))
         try:
             address = _allocate(size)
-            length[0] = reader.read_into(address, 0, size)
+            try:
+                length[0] = reader.read_into(address, 0, size)
+            except BaseException:
+                _free(address)
+                raise
         finally:
             reader.close()
         return address
@@ -173,6 +198,18 @@ class Plugin:
         number = next(self._numbers)
         self._writers[number] = staged
         return number
+
+    def _grow_writer(self, number: int, status: int) -> None:
+        self._layer.writers.grow(self._writers[number], may_wait=True)
+
+    def _follow_growth(self, descriptor: int) -> None:
+        """Send what the compiled part says has been written, as far as goes without waiting."""
+        size = ctypes.sizeof(c_int64)
+        while numbers := os.read(descriptor, 512 * size):
+            for number in {*memoryview(numbers).cast("q")}:
+                staged = self._writers.get(number)  # None: it is closed
+                if staged is not None:
+                    self._layer.writers.grow(staged, may_wait=False)
 
     def _sync_writer(self, number: int, status: int) -> None:
         self._layer.writers.sync(self._writers[number])
@@ -277,6 +314,9 @@ _PAGE = 4096  # as mmap would align it: TensorFlow refuses less than its vectors
 _aligned_alloc = ctypes.CDLL(None).aligned_alloc
 _aligned_alloc.argtypes = (c_size_t, c_size_t)
 _aligned_alloc.restype = c_void_p
+_free = ctypes.CDLL(None).free
+_free.argtypes = (c_void_p,)
+_free.restype = None
 
 
 def _allocate(size: int) -> int:

@@ -15,11 +15,15 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from pai_runner.script.growing import Growing
+from pai_runner.script.passing import PassingFile
 from pai_runner.script.stores import parent
 from pai_runner.storage.mounts import is_below, is_root
 
-# At most this share of the time goes into uploading a file that is still being written.
+# At most this share of the time goes into uploading a file that is still being written, and it is
+# uploaded before its time when so many bytes are new.
 _UPLOAD_SHARE = 0.1
+_MANY_NEW = 16 * 1024 * 1024
 
 
 class Staged:
@@ -28,16 +32,25 @@ class Staged:
     `writers` counts those that have it open. A write to it failed when `is_failed`, its last
     upload at the end of the process when `is_lost`. `is_detached` says that its path was removed
     or taken by another file meanwhile: as on a local disk, its writers write on, for nobody.
+
+    `uploading` is held by whoever reads the file to upload it, or cuts it. `growing` is what was
+    sent of the file while it is written, where `may_grow` allows it; both belong to the holder.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(
+        self, path: str, folder: str | None = None, passing: PassingFile | None = None
+    ) -> None:
+        """The local file is made in `folder`, by default in TMPDIR, or is `passing`."""
         self.path = path
-        self.local = _new_file()
+        self.passing = passing
+        self.local = passing.path if passing else _new_file(folder or tempfile.gettempdir())
         self.writers = 0
         self.is_failed = False
         self.is_lost = False
         self.is_detached = False
         self.uploading = threading.Lock()
+        self.growing: Growing | None = None
+        self.may_grow = True
         self._uploaded = -1
         self._last_upload = time.monotonic()
         self._upload_seconds = 0.0
@@ -48,17 +61,28 @@ class Staged:
         return os.path.getsize(self.local)
 
     @property
+    def has_holes(self) -> bool:
+        """Whether some of it is in its store alone: it can become one object only."""
+        return self.passing is not None and self.passing.has_holes
+
+    @property
     def is_uploaded(self) -> bool:
         return self._uploaded == self.size
 
     def unlink(self) -> None:
         """Remove the local file; those who have it open keep it to themselves."""
         self.is_detached = True
+        if self.passing is not None:
+            self.passing.close()
+            return
         with suppress(FileNotFoundError):  # something else cleaned the folder
             os.unlink(self.local)
 
     def open(self, truncate: bool) -> int:
-        """Return a new descriptor that appends to the file."""
+        """Return a new descriptor that appends to the file.
+
+        To truncate it `uploading` must be held: an upload maps it into memory.
+        """
         flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
         if truncate:
             flags |= os.O_TRUNC
@@ -67,10 +91,26 @@ class Staged:
         self.writers += 1
         return descriptor
 
+    def open_to_read(self) -> int:
+        """Return a new descriptor that reads the file. Raises OSError."""
+        if self.passing is not None:
+            return self.passing.open_to_read()
+        return os.open(self.local, os.O_RDONLY | os.O_CLOEXEC)
+
     def is_due(self, period: float) -> bool:
-        """Tell whether to upload now what is written so far, at most every `period` seconds."""
-        pause = max(period, self._upload_seconds / _UPLOAD_SHARE)
-        return time.monotonic() - self._last_upload >= pause
+        """Tell whether to upload now what is written so far.
+
+        It is when it was uploaded `period` seconds ago, or when much is new since.
+        """
+        passed = time.monotonic() - self._last_upload
+        if passed < self._upload_seconds / _UPLOAD_SHARE:
+            return False
+        return passed >= period or self.size - max(0, self._uploaded) > _MANY_NEW
+
+    def rename(self, path: str) -> None:
+        """Be the file at another path, where nothing of it was uploaded yet."""
+        self.path = path
+        self._uploaded = -1
 
     def begin_upload(self) -> int:
         """Note that an upload begins; return how many bytes it covers at least."""
@@ -83,12 +123,11 @@ class Staged:
         self._last_upload = time.monotonic()
 
 
-def _new_file() -> str:
+def _new_file(folder: str) -> str:
     try:
         # The process number tells whose a file is that a killed process left behind.
-        descriptor, path = tempfile.mkstemp(prefix=f"pai-{os.getpid()}-")
+        descriptor, path = tempfile.mkstemp(prefix=f"pai-{os.getpid()}-", dir=folder)
     except FileNotFoundError:
-        folder = tempfile.gettempdir()
         raise OSError(errno.EIO, f"the folder for temporary files is gone: {folder}") from None
     os.close(descriptor)
     return path
@@ -130,7 +169,7 @@ class Staging:
     def move(self, staged: Staged, path: str) -> None:
         with self.lock:
             self._files.pop(staged.path, None)
-            staged.path = path
+            staged.rename(path)
             self.add(staged)
 
     def detach(self, path: str) -> Staged | None:
@@ -151,7 +190,7 @@ class Staging:
         """Return a descriptor that reads the file staged for `path`, or None."""
         with self.lock:
             staged = self._files.get(path)
-            return None if staged is None else os.open(staged.local, os.O_RDONLY | os.O_CLOEXEC)
+            return None if staged is None else staged.open_to_read()
 
     # ====== Directories ======
 

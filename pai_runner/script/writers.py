@@ -1,15 +1,40 @@
-"""Files that TensorFlow writes: staged on the local disk, uploaded when they are whole."""
+"""Files that TensorFlow writes: staged on the local disk, uploaded when they are whole.
+
+Large ones are sent while they are written, in parts that nobody sees before the whole is there.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
 import sys
 from collections.abc import Callable
 
+from pai_runner.errors import SetupError
+from pai_runner.script.background import Background
+from pai_runner.script.growing import Growing
+from pai_runner.script.passing import PassingFile, can_pass
 from pai_runner.script.staging import Staged, Staging
 from pai_runner.script.stores import Store, Stores
 from pai_runner.storage.failures import Failure, describe_error, failure_of
-from pai_runner.storage.names import is_temporary
+from pai_runner.storage.names import (
+    final_name,
+    is_bundle_data,
+    is_temporary,
+    is_temporary_directory,
+)
+from pai_runner.storage.objects import PART
+
+# From this size on a file is sent in parts: before, one request is better.
+_LARGE = 2 * PART
+
+# How many tasks the job has: set by whoever starts them.
+_TASKS = "PAI_TASKS"
+# TensorFlow's own variable, which names the tasks of a cluster by their jobs.
+_CLUSTER = "TF_CONFIG"
+# Those of the jobs that save.
+_SAVING_JOBS = ("chief", "master", "worker", "ps")
 
 
 class Writers:
@@ -25,39 +50,108 @@ class Writers:
         staging: Staging,
         on_change: Callable[[], None],
         upload_seconds: float,
+        background: Background,
     ) -> None:
         self._stores = stores
         self._staging = staging
         self.on_change = on_change
         self._upload_seconds = upload_seconds
+        self._background = background
 
     @property
     def are_open(self) -> bool:
         return any(staged.writers for staged in self._staging.files())
 
+    # ====== Names ======
+
+    def is_temporary(self, path: str) -> bool:
+        """Tell whether a file stays local until it is renamed."""
+        return is_temporary(path, is_alone())
+
+    def is_temporary_directory(self, path: str) -> bool:
+        """Tell whether nothing below a directory is ever uploaded."""
+        return is_temporary_directory(path) and is_alone()
+
+    # ====== Writing ======
+
     def open(self, path: str, append: bool) -> tuple[Staged, int]:
         """Return the staged file for a clean path, and a new descriptor that appends to it."""
-        with self._staging.lock:
+        staged = self._staging.file(path)
+        while staged is not None:
+            descriptor = self._reopen(staged, path, append)
+            if descriptor is not None:
+                return staged, descriptor
             staged = self._staging.file(path)
-            if staged is not None:
-                return staged, staged.open(truncate=not append)
         # Made now: a process that is ending can start no thread for its connections.
-        _ = self._stores.of(path).fs
-        staged = Staged(path)
+        _ = self._stores.of(path).objects
+        staged = self._stage(path, append)
         try:
             if append:
                 self._fetch(staged)
+            descriptor = staged.open(truncate=not append)
         except BaseException:
             staged.unlink()
             raise
         with self._staging.lock:
-            other = self._staging.file(path)  # another thread opened it meanwhile
-            if other is None:
+            if self._staging.file(path) is None:
                 self._staging.add(staged)
-            else:
-                staged.unlink()
-            opened = other or staged
-            return opened, opened.open(truncate=not append)
+                return staged, descriptor
+        os.close(descriptor)
+        staged.unlink()
+        return self.open(path, append)  # another thread opened it meanwhile
+
+    def _stage(self, path: str, append: bool) -> Staged:
+        folder = self._background.folder_of(path)
+        if folder is None and not append and self._passes(path):
+            return Staged(path, passing=PassingFile(path.rpartition("/")[2][-200:]))
+        staged = Staged(path, folder)
+        # What is uploaded behind waits for what was saved before.
+        staged.may_grow = folder is None
+        return staged
+
+    def _passes(self, path: str) -> bool:
+        """Tell whether a file is only ever appended to, then renamed: it needs no disk."""
+        return is_bundle_data(path) and can_pass() and self._stores.of(path).objects.has_parts
+
+    def _reopen(self, staged: Staged, path: str, append: bool) -> int | None:
+        """Return a new descriptor of a staged file, or None if it is not at `path` any more."""
+        with staged.uploading:
+            if not append:
+                _give_up_parts(staged)
+            with self._staging.lock:
+                if self._staging.file(path) is not staged:
+                    return None
+                return staged.open(truncate=not append)
+
+    def grow(self, staged: Staged, may_wait: bool) -> None:
+        """Send what is whole of a large file that is being written.
+
+        What cannot be sent now goes when the file has grown again, or at its end. With `may_wait`
+        who writes a passing file waits while much of it is on its way, and learns of failures:
+        raises OSError.
+        """
+        may_wait = may_wait and staged.passing is not None
+        if not staged.uploading.acquire(blocking=may_wait):
+            return
+        try:
+            if staged.may_grow and not staged.is_failed and not staged.is_detached:
+                self._send_ahead(staged, staged.size, may_wait)
+        finally:
+            staged.uploading.release()
+
+    def _send_ahead(self, staged: Staged, size: int, may_wait: bool) -> None:
+        path = final_name(staged.path, is_alone())
+        if path is None or size < _LARGE:
+            return
+        store = self._stores.of(path)
+        if staged.growing is None and store.objects.has_parts:
+            staged.growing = Growing(store, path, staged.local, staged.passing)
+        # A file that was renamed otherwise than foretold is sent again, as a whole.
+        if staged.growing is not None and staged.growing.path == path:
+            staged.growing.grow(size, may_wait)
+            if may_wait and staged.growing.error is not None:
+                staged.is_failed = True
+                raise staged.growing.error
 
     def sync(self, staged: Staged) -> None:
         """Upload what is written so far, when it is time.
@@ -65,10 +159,14 @@ class Writers:
         A failure is only reported: the same bytes go with the next upload, and the last one, at
         close, must succeed.
         """
-        if is_temporary(staged.path) or not staged.is_due(self._upload_seconds):
+        if staged.passing is None:
+            staged.may_grow = False  # what is sent ahead would go again with the next upload
+        if self.is_temporary(staged.path):
             return
         try:
-            self._upload(staged)
+            with staged.uploading:
+                if not staged.is_detached and staged.is_due(self._upload_seconds):
+                    self._bring_up(staged)
         except Exception as error:
             report(staged.path, error, "it will be tried again")
 
@@ -99,10 +197,20 @@ class Writers:
         except Exception as error:
             report(staged.path, error, "it will be tried again at the end")
 
-    def publish(self, local: str, path: str) -> None:
-        """Upload a local file to a clean path."""
-        self._stores.of(path).upload(local, path)
-        self.on_change()
+    def publish(self, staged: Staged, path: str) -> None:
+        """Upload what is written of a staged file to a clean path, which may be another's."""
+        with staged.uploading:
+            if staged.is_detached:  # another thread removed it
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._publish(staged, path)
+
+    def discard(self, staged: Staged) -> None:
+        """Forget a staged file, after any upload of it, and what was sent of it."""
+        with staged.uploading:
+            _give_up_parts(staged)
+            self._staging.discard(staged)
+
+    # ====== The end of the process ======
 
     def drain(self) -> list[str]:
         """Upload all that is written so far; return one line for each file that could not be.
@@ -112,7 +220,7 @@ class Writers:
         failures = []
         unreachable: dict[Store, Exception] = {}
         for staged in self._staging.files():
-            if staged.is_failed or staged.is_lost or is_temporary(staged.path):
+            if staged.is_failed or staged.is_lost or self.is_temporary(staged.path):
                 continue
             store = self._stores.of(staged.path)
             try:
@@ -129,25 +237,79 @@ class Writers:
     def give_up(self) -> None:
         """Forget all staged files."""
         for staged in self._staging.files():
-            self._staging.discard(staged)
+            self.discard(staged)
 
     def _finish(self, staged: Staged) -> None:
-        if is_temporary(staged.path):
+        if self.is_temporary(staged.path):
             return
         self._upload(staged)
         self._release(staged)
 
     def _release(self, staged: Staged) -> None:
-        if staged.writers == 0:
-            self._staging.discard(staged)
+        with staged.uploading:
+            if staged.writers == 0:  # nobody opened it while it was uploaded
+                _give_up_parts(staged)
+                self._staging.discard(staged)
 
     def _upload(self, staged: Staged) -> None:
         with staged.uploading:
-            if staged.is_detached or staged.is_uploaded:
-                return
-            size = staged.begin_upload()
-            self.publish(staged.local, staged.path)
-            staged.end_upload(size)
+            if not staged.is_detached:
+                self._bring_up(staged)
+
+    def _bring_up(self, staged: Staged) -> None:
+        """Upload a file if anything is new in it; `uploading` is held."""
+        if staged.is_uploaded:
+            return
+        size = staged.begin_upload()
+        self._publish(staged, staged.path)
+        staged.end_upload(size)
+
+    def _publish(self, staged: Staged, path: str) -> None:
+        """Upload a staged file, of which parts may be there, now or behind; `uploading` is held."""
+        if staged.has_holes:
+            self._complete_passing(staged, path)
+            return
+        if self._background.takes(path):
+            _give_up_parts(staged)
+            self._background.upload(staged.local, path, is_open=staged.writers > 0)
+            return
+        self._background.settle(path)
+        if not self._completed(staged, path):
+            self._stores.of(path).upload(staged.local, path)
+        self.on_change()
+
+    def _complete_passing(self, staged: Staged, path: str) -> None:
+        """Make the object of a passing file, of which nobody has all but its store.
+
+        Raises OSError: then it is lost, but where it could still become what was foretold.
+        """
+        growing = staged.growing
+        if growing is not None and growing.path != path:
+            raise OSError(errno.EINVAL, f"it can only become {growing.path}: parts of it are sent")
+        self._background.settle(path)
+        try:
+            if growing is None or staged.is_failed:
+                raise OSError(errno.EIO, "an earlier write failed; nothing was uploaded")
+            staged.growing = None
+            growing.complete(staged.size)
+        except OSError:
+            _give_up_parts(staged)
+            self._staging.discard(staged)
+            raise
+        self.on_change()
+
+    def _completed(self, staged: Staged, path: str) -> bool:
+        """Make the object of the parts that were sent, if there are any for it."""
+        growing = staged.growing
+        if growing is None or growing.path != path:
+            return False
+        staged.growing = None
+        try:
+            growing.complete(staged.size)
+        except OSError as error:
+            report(path, error, "it will be tried again as a whole")
+            return False
+        return True
 
     def _fetch(self, staged: Staged) -> None:
         try:
@@ -155,6 +317,29 @@ class Writers:
         except FileNotFoundError:
             return  # appending to a file that does not exist makes it
         staged.end_upload(staged.size)
+
+
+def _give_up_parts(staged: Staged) -> None:
+    """Forget what was sent of a file while it was written; `uploading` is held."""
+    growing, staged.growing = staged.growing, None
+    if growing is not None:
+        growing.abort()
+
+
+def is_alone() -> bool:
+    """Tell whether this process is the only one of its job that saves checkpoints.
+
+    Looked up at each use: scripts set TF_CONFIG when they run. Raises SetupError.
+    """
+    tasks = os.environ.get(_TASKS) or "1"
+    if not tasks.isdecimal():
+        raise SetupError(f"{_TASKS}={tasks} is not a number", "give how many tasks the job has")
+    try:
+        cluster = json.loads(os.environ.get(_CLUSTER) or "{}").get("cluster") or {}
+        saving = sum(len(cluster.get(job, ())) for job in _SAVING_JOBS)
+    except (AttributeError, TypeError, ValueError):
+        saving = 0  # it is for TensorFlow to say what is wrong with it
+    return max(int(tasks), saving) <= 1
 
 
 def report(path: str, error: BaseException, consequence: str) -> None:

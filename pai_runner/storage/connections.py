@@ -1,4 +1,4 @@
-"""A session of requests that checks whom it speaks to: see `guarded_session`.
+"""Connections that check whom they speak to: see `guarded_session` and `guarded_pool`.
 
 A name can resolve to something else each time, so what counts is the peer of the connection
 that was made. With a proxy of the environment the peer is the proxy, which the user has chosen.
@@ -6,14 +6,20 @@ that was made. With a proxy of the environment the peer is the proxy, which the 
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import certifi
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from pai_runner.secret import remember
 from pai_runner.storage.hosts import refuse_address
 
 
@@ -62,10 +68,13 @@ class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _CheckedHTTPS
 
 
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
 
 def guarded_session(size: int) -> requests.Session:
@@ -75,3 +84,32 @@ def guarded_session(size: int) -> requests.Session:
     at the other end is known to be none of a metadata service: that is a SetupError.
     """
     return GuardedSession(size)
+
+
+def guarded_pool(url: str, size: int, ca_certificates: str | None) -> urllib3.PoolManager:
+    """Return what keeps up to `size` connections to the server of `url`, or to its proxy.
+
+    Each is checked as those of `guarded_session` are. Redirects are the caller's matter.
+    """
+    parts = urlsplit(url)
+    options: dict[str, Any] = {
+        "maxsize": size,
+        "cert_reqs": "CERT_REQUIRED",
+        "ca_certs": ca_certificates or os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where(),
+    }
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    if proxy:
+        return _through(proxy, options)
+    pool = urllib3.PoolManager(**options)
+    pool.pool_classes_by_scheme = _POOLS
+    return pool
+
+
+def _through(proxy: str, options: dict[str, Any]) -> urllib3.ProxyManager:
+    """Return connections through a proxy, as the environment names it: `[user:password@]host`."""
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.username is not None:
+        remember(unquote(parts.password or ""))
+        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=user)
+    return urllib3.ProxyManager(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", **options)

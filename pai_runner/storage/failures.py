@@ -39,6 +39,18 @@ _NO_CREDENTIALS = {
 }
 
 
+# s3fs: EBUSY is a 503 or SlowDown, EREMOTEIO a 500. macOS has no such number.
+_BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EBUSY))
+
+
+class RefusedError(OSError):
+    """A store does not do what it was asked; `code` is its word for why."""
+
+    def __init__(self, number: int, text: str, code: str) -> None:
+        super().__init__(number, text)
+        self.code = code
+
+
 def failure_of(error: BaseException) -> Failure:
     """Return what kind of failure an error of a filesystem is."""
     names = {ancestor.__name__ for ancestor in type(error).__mro__}
@@ -48,8 +60,7 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.DENIED
     if names & _NO_CREDENTIALS:
         return Failure.NO_CREDENTIALS
-    # s3fs: EBUSY is a 503 or SlowDown, EREMOTEIO a 500.
-    busy = isinstance(error, OSError) and error.errno in (errno.EBUSY, errno.EREMOTEIO)
+    busy = isinstance(error, OSError) and error.errno in _BUSY
     return Failure.UNAVAILABLE if busy or names & _UNAVAILABLE else Failure.OTHER
 
 

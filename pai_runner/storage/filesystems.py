@@ -8,7 +8,9 @@ process that made it; after a fork make another (s3fs: "This class is not fork-s
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,12 +38,17 @@ def filesystem(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
     protocols take what their filesystem takes. No request is made. From then on what the
     libraries log holds no secrets. Raises SetupError.
     """
+    keep_secret(options)
+    return _MAKERS.get(protocol, _any)(protocol, options)
+
+
+def keep_secret(options: Mapping[str, str]) -> None:
+    """Let neither errors of ours nor what the libraries log hold the secrets of `options`."""
     redact_library_logs()
     _quieten_botocore()
     for name, value in options.items():
         if is_secret_name(name, in_query=True):
             remember(value)
-    return _MAKERS.get(protocol, _any)(protocol, options)
 
 
 def _quieten_botocore() -> None:
@@ -74,6 +81,14 @@ def takes_threads(fs: AbstractFileSystem) -> bool:
     Asynchronous ones are entered by one thread; of the others few say that they are safe.
     """
     return bool(fs.async_impl or getattr(fs, "takes_threads", False))
+
+
+def turn_of(fs: AbstractFileSystem) -> AbstractContextManager[Any]:
+    """Return what a thread enters before it calls a filesystem: the same for all who use it."""
+    if takes_threads(fs):
+        return nullcontext()
+    turn: AbstractContextManager[Any] = vars(fs).setdefault("_pai_turn", threading.RLock())
+    return turn
 
 
 def modified_ns(info: Mapping[str, Any]) -> int:
@@ -142,7 +157,7 @@ def _s3(protocol: str, options: Mapping[str, str]) -> AbstractFileSystem:
     }
     region = options.get("region")
     fs = S3FileSystem(
-        anon=_is_true(options.get("anon", "")),
+        anon=is_true(options.get("anon", "")),
         client_kwargs={"region_name": region} if region else {},
         config_kwargs=config,
         use_listings_cache=False,
@@ -196,7 +211,8 @@ def _class_of(protocol: str) -> Any:
 _MAKERS: Mapping[str, _Maker] = {"s3": _s3, "s3a": _s3, "oss": _oss}
 
 
-def _is_true(text: str) -> bool:
+def is_true(text: str) -> bool:
+    """Tell whether an option is switched on."""
     return text.strip().lower() in ("1", "true", "yes", "on")
 
 

@@ -14,15 +14,18 @@ import posixpath
 import re
 from enum import IntEnum
 
-# TensorFlow writes under these names, then renames (tensor_bundle.cc, saver.py,
-# functional_saver.py, file_io.atomic_write_string_to_file): they stay local until then. The
-# parts of a sharded checkpoint are read back by the process that merges them, which is this
-# one as long as a job has one worker.
-_TEMPORARY = re.compile(
-    r"\.tempstate\d+$"
-    r"|(_temp/part|\.part)-\d{5}-of-\d{5}\.(index|data-\d{5}-of-\d{5})$"
-    r"|\.tmp[0-9a-f]{32}$"
+# TensorFlow writes under these names, then renames (tensor_bundle.cc, file_io's
+# atomic_write_string_to_file): they stay local until then.
+_UNFINISHED = re.compile(r"\.tempstate\d+$|\.tmp[0-9a-f]{32}$")
+# The files of a part of a sharded checkpoint (saver.py, functional_saver.py). When all parts are
+# there, one process merges them (MergeV2Checkpoints): it reads and deletes the indexes, and
+# renames the data. They stay local too, as long as that process is the one that wrote them.
+_PART = re.compile(
+    r"(?P<prefix>.*)(_temp/part|\.part)-(?P<shard>\d{5})-of-(?P<shards>\d{5})"
+    r"\.(index|data-(?P<file>\d{5}-of-\d{5}))",
+    re.DOTALL,
 )
+_BUNDLE_DATA = re.compile(r"\.data-\d{5}-of-\d{5}\.tempstate\d+$")
 _TEMPORARY_DIRECTORY = re.compile(r"_temp$")
 
 # What publishing (the room `models`) has in its hands: a version before it is one and after, and a
@@ -55,14 +58,42 @@ def has_plain_parts(path: str) -> bool:
     return {"", ".", ".."}.isdisjoint(path.split("/"))
 
 
-def is_temporary(path: str) -> bool:
-    """Tell whether TensorFlow will rename the file before it counts."""
-    return _TEMPORARY.search(path) is not None
+def is_temporary(path: str, is_alone: bool = True) -> bool:
+    """Tell whether TensorFlow will rename the file before it counts.
+
+    `is_alone`: no other process saves the same checkpoint, and waits for the parts of this one.
+    """
+    if _UNFINISHED.search(path) is not None:
+        return True
+    return is_alone and _PART.fullmatch(path) is not None
+
+
+def final_name(path: str, is_alone: bool = True) -> str | None:
+    """Return the name that the file at `path` will have when TensorFlow is done with it.
+
+    None when its name does not tell, or when it will be deleted. `is_alone` is that of
+    `is_temporary`: a part that others wait for has its own name until they rename it.
+    """
+    path = _UNFINISHED.sub("", path)
+    part = _PART.fullmatch(path) if is_alone else None
+    if part is None:
+        return path
+    # The data files of all parts are numbered anew: known only where each part has one.
+    is_only = part["file"] == "00000-of-00001"
+    return f"{part['prefix']}.data-{part['shard']}-of-{part['shards']}" if is_only else None
 
 
 def is_in_hands(path: str) -> bool:
     """Tell whether publishing is still at the file, or what it left behind when it was killed."""
     return _IN_HANDS.search(path) is not None
+
+
+def is_bundle_data(path: str) -> bool:
+    """Tell whether it is a checkpoint's data under the name that TensorFlow writes it by.
+
+    It is only appended to, and renamed when it is whole (BundleWriter in tensor_bundle.cc).
+    """
+    return _BUNDLE_DATA.search(path) is not None
 
 
 def is_temporary_directory(path: str) -> bool:

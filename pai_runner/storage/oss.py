@@ -27,13 +27,15 @@ from typing import Any
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.core import get_compression
 
+from pai_runner.storage.attempts import SLOW_SECONDS
 from pai_runner.storage.credentials import shared_source
+from pai_runner.storage.failures import RefusedError
 from pai_runner.storage.hosts import check_endpoint
 from pai_runner.storage.oss_access import own_endpoint
-from pai_runner.storage.oss_client import SLOW_SECONDS, Client, RefusedError
+from pai_runner.storage.oss_client import Client
+from pai_runner.storage.oss_objects import OSSObjects
 from pai_runner.storage.oss_reading import ReadableOSS
 from pai_runner.storage.oss_upload import (
-    FORBID_OVERWRITE,
     OSSFile,
     copy_in_parts,
     put_stream,
@@ -73,6 +75,10 @@ class OSSFileSystem(ReadableOSS):
 
     # OSS copies up to 1 GB at once (help.aliyun.com/document_detail/31979.html), else in parts.
     copy_part = 256 * 1024 * 1024
+
+    def objects(self) -> OSSObjects:
+        """Return what reads and writes the bytes of the objects here: see `objects`."""
+        return OSSObjects(self.place, self.has_below)
 
     # ====== Open files ======
 
@@ -120,7 +126,7 @@ class OSSFileSystem(ReadableOSS):
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         """Write a file; with `mode="create"` it must not exist: FileExistsError."""
         size = memoryview(value).nbytes
-        put_stream(self.place(path), io.BytesIO(value), size, _headers(mode))
+        put_stream(self.place(path), io.BytesIO(value), size, mode == "create")
 
     def put_file(
         self,
@@ -137,7 +143,7 @@ class OSSFileSystem(ReadableOSS):
             size = os.fstat(stream.fileno()).st_size
             callback.set_size(size)
             place = self.place(rpath)
-            put_stream(place, stream, size, _headers(mode), callback.relative_update)
+            put_stream(place, stream, size, mode == "create", callback.relative_update)
 
     def touch(self, path: str, truncate: bool = True, **options: Any) -> None:
         """Write an empty file; with `truncate=False` only where there is none."""
@@ -266,7 +272,3 @@ class _TextWriter(io.TextIOWrapper):
         if kind is not None:
             self.buffer.discard()  # type: ignore[attr-defined]
         self.close()
-
-
-def _headers(mode: str) -> dict[str, str]:
-    return FORBID_OVERWRITE if mode == "create" else {}

@@ -9,46 +9,36 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import re
-import time
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import oss2
-import urllib3
 
-from pai_runner.secret import redact
+from pai_runner.storage.attempts import CONNECT_SECONDS, READ_SECONDS
+from pai_runner.storage.bodies import DamagedError, pieces, repeated
 from pai_runner.storage.connections import guarded_session
 from pai_runner.storage.exits import InPlace
-from pai_runner.storage.failures import cause_of
+from pai_runner.storage.objects import Bytes, memory_of
+from pai_runner.storage.oss_dialect import OSSDialect
 
 if TYPE_CHECKING:
     from pai_runner.storage.credentials import CredentialSource
 
 _T = TypeVar("_T")
 
-_CONNECT_SECONDS = 5
-_READ_SECONDS = 15
-# The server copies or assembles an object before it answers.
-SLOW_SECONDS = 120
-_ATTEMPTS = 3
 _THREADS = 8
+_CONNECTIONS = 64
 
-_TRANSIENT = (429, 500, 502, 503, 504)
+# How often credentials are renewed for one request.
+_RENEWALS = 3
 _STALE = ("SecurityTokenExpired", "InvalidSecurityToken", "InvalidAccessKeyId")
 
 _REGION = re.compile(
     r"https?://oss-(?P<region>[a-z]{2,4}-[a-z0-9-]+?)(-internal)?\.aliyuncs\.com(:443)?"
 )
-
-
-class DamagedError(Exception):
-    """What arrived is not what was sent: its length or its CRC64 is another."""
-
-
-_FAILURES = (oss2.exceptions.OssError, urllib3.exceptions.HTTPError, DamagedError)
 
 
 class Client:
@@ -67,12 +57,15 @@ class Client:
         signer = oss2.ProviderAuthV4 if self.region else oss2.ProviderAuth
         self._auth = signer(_Provider(source))
         self._process: _Process | None = None
+        self.dialect = OSSDialect(endpoint)
+        # Set when the process ends: what is under way fails then, and is not repeated.
+        self.closing = threading.Event()
 
     def __repr__(self) -> str:
         return f"<Client {self.endpoint} {self._source.description}>"
 
     def call(
-        self, bucket: str, what: str, action: Callable[[Any], _T], seconds: float = _READ_SECONDS
+        self, bucket: str, what: str, action: Callable[[Any], _T], seconds: float = READ_SECONDS
     ) -> _T:
         """Return what `action` returns for the `oss2.Bucket` named `bucket`.
 
@@ -81,7 +74,14 @@ class Client:
         """
         if not oss2.utils.is_valid_bucket_name(bucket):
             raise FileNotFoundError(errno.ENOENT, f"`{bucket}` cannot be a bucket's name")
-        return self._repeated(what, lambda: _explained(action, self._bucket(bucket, seconds)))
+        return self._repeated(what, lambda: self.once(bucket, action, seconds))
+
+    def once(self, bucket: str, action: Callable[[Any], _T], seconds: float = READ_SECONDS) -> _T:
+        """Do the same without repeating it, but for stale credentials.
+
+        Raises what oss2 and urllib3 raise, and SetupError.
+        """
+        return self._renewing(lambda: _explained(action, self._bucket(bucket, seconds)))
 
     def buckets(self) -> list[Any]:
         """Return the buckets of the account, as oss2 describes them. Raises as `call` does."""
@@ -91,16 +91,16 @@ class Client:
                 self._auth,
                 self.endpoint,
                 session=self._here.session,
-                connect_timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                connect_timeout=(CONNECT_SECONDS, READ_SECONDS),
                 region=self.region,
             )
             return list(oss2.BucketIterator(service))
 
-        return self._repeated("the list of buckets", listed)
+        return self._repeated("the list of buckets", lambda: self._renewing(listed))
 
     def signed_url(self, bucket: str, key: str, seconds: int) -> str:
         """Return a URL that reads an object without credentials for so many seconds."""
-        url: str = self._bucket(bucket, _READ_SECONDS).sign_url("GET", key, seconds)
+        url: str = self._bucket(bucket, READ_SECONDS).sign_url("GET", key, seconds)
         return url
 
     def submit(self, work: Callable[..., _T], *arguments: Any) -> Future[_T]:
@@ -124,30 +124,28 @@ class Client:
             self.endpoint,
             name,
             session=self._here.session,
-            connect_timeout=(_CONNECT_SECONDS, seconds),
+            connect_timeout=(CONNECT_SECONDS, seconds),
             enable_crc=False,  # checked by those who call: oss2 does it in pieces of a few KB
             region=self.region,
             is_verify_object_strict=False,  # it refuses keys that begin with `?`
         )
 
     def _repeated(self, what: str, request: Callable[[], _T]) -> _T:
-        renewals = 0
-        attempt = 1
-        while True:
+        return repeated(what, request, self.dialect, self.closing)
+
+    def _renewing(self, request: Callable[[], _T]) -> _T:
+        """Return what `request` returns, with renewed credentials where it calls them stale."""
+        for is_last in (*(False,) * _RENEWALS, True):
             used = self._source.get()
             try:
                 return request()
-            except _FAILURES as error:
-                failure = error
-            if _is_stale(failure) and renewals < _ATTEMPTS:
-                renewals += 1
+            except oss2.exceptions.ServerError as error:
+                if is_last or not _is_stale(error):
+                    raise
                 # Another thread may have renewed them meanwhile.
-                if self._source.get() != used or self._source.renew(used):
-                    continue
-            if attempt == _ATTEMPTS or not _is_transient(failure):
-                raise _os_error(failure, what, self.endpoint) from None
-            time.sleep(random.uniform(0.25, 0.5) * 2**attempt)
-            attempt += 1
+                if self._source.get() == used and not self._source.renew(used):
+                    raise
+        raise AssertionError("unreachable")
 
 
 class _Process:
@@ -159,7 +157,7 @@ class _Process:
 
 class _Session(oss2.Session):  # type: ignore[misc]
     def __init__(self) -> None:
-        self.session = guarded_session(2 * _THREADS)
+        self.session = guarded_session(_CONNECTIONS)
 
 
 class _Provider(oss2.credentials.CredentialsProvider):  # type: ignore[misc]
@@ -178,21 +176,22 @@ class _Provider(oss2.credentials.CredentialsProvider):  # type: ignore[misc]
 # ====== Bodies ======
 
 
-def crc64(data: bytes) -> int:
-    """Return the checksum that OSS keeps of every object (CRC-64/XZ)."""
-    checksum = oss2.utils.Crc64()
-    checksum.update(data)
-    value: int = checksum.crc
-    return value
+def body_for(data: Bytes) -> Any:
+    """Return what oss2 sends `data` as: bytes as they are, other memory in pieces."""
+    return data if isinstance(data, bytes) else _Sent(memory_of(data))
 
 
-def crc64_of_parts(parts: Iterable[tuple[int, int]]) -> int:
-    """Return the checksum of parts that follow each other: (checksum, bytes) of each."""
-    combine = oss2.utils.Crc64().combine
-    total = 0
-    for checksum, size in parts:
-        total = combine(total, checksum, size)
-    return total
+class _Sent:
+    """A body that requests sends without a copy; made anew for each attempt."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return pieces(self._data)
 
 
 def check_crc(expected: int | None, found: int | None) -> None:
@@ -209,9 +208,6 @@ def body_of(result: Any) -> bytes:
     return data
 
 
-# ====== Failures ======
-
-
 def _explained(action: Callable[[Any], _T], bucket: Any) -> _T:
     """Return what `action` returns; where it is refused without a code, say why.
 
@@ -226,65 +222,5 @@ def _explained(action: Callable[[Any], _T], bucket: Any) -> _T:
         raise
 
 
-def _is_stale(error: Exception) -> bool:
-    return (
-        isinstance(error, oss2.exceptions.ServerError)
-        and error.status == 403
-        and error.code in _STALE
-    )
-
-
-def _is_transient(error: Exception) -> bool:
-    if isinstance(error, oss2.exceptions.ServerError):
-        return error.status in _TRANSIENT
-    return not isinstance(error, oss2.exceptions.ClientError)
-
-
-def _os_error(error: Exception, what: str, endpoint: str) -> OSError:
-    """Return the OSError that stands for a failed request."""
-    if isinstance(error, oss2.exceptions.ServerError):
-        return _refusal(error, what)
-    if isinstance(error, DamagedError):
-        return OSError(errno.EIO, f"{what}: damaged on its way: {error}")
-    if isinstance(error, oss2.exceptions.ClientError):
-        return OSError(errno.EINVAL, f"{what}: {redact(str(error.body))}")
-    cause = getattr(error, "exception", error)
-    text = f"{what}: {endpoint} does not answer: {cause_of(cause) or redact(str(cause))}"
-    if any("Timeout" in ancestor.__name__ for ancestor in type(cause).__mro__):
-        return TimeoutError(errno.ETIMEDOUT, text)
-    return ConnectionError(errno.ECONNABORTED, text)
-
-
-def _refusal(error: Any, what: str) -> OSError:
-    text = f"{what}: {_told(error)}"
-    if error.code == "NoSuchBucket":
-        bucket = error.details.get("BucketName", what)
-        return FileNotFoundError(errno.ENOENT, f"{what}: there is no bucket `{bucket}`")
-    if error.status == 404 and error.code in ("NoSuchKey", ""):
-        return FileNotFoundError(errno.ENOENT, f"{what}: there is no such object")
-    if error.status == 403:
-        return PermissionError(errno.EACCES, text)
-    if error.code == "FileAlreadyExists":
-        return FileExistsError(errno.EEXIST, f"{what}: it exists")
-    if error.status == 412:
-        return OSError(errno.ESTALE, f"{what}: it was changed meanwhile")
-    if error.status in _TRANSIENT:
-        return OSError(errno.EBUSY, text)
-    if error.status // 100 == 3:
-        return OSError(errno.EIO, f"{what}: the server redirects elsewhere, which is not followed")
-    return RefusedError(errno.EIO, text, error.code)
-
-
-class RefusedError(OSError):
-    """OSS does not do what it was asked; `code` is its word for why."""
-
-    def __init__(self, number: int, text: str, code: str) -> None:
-        super().__init__(number, text)
-        self.code = code
-
-
-def _told(error: Any) -> str:
-    """Return what a server says of its refusal: code, message, and the number to ask it by."""
-    words = [str(error.status), error.code, error.message]
-    number = f" (request {error.request_id})" if error.request_id else ""
-    return redact(" ".join(word for word in words if word)) + number
+def _is_stale(error: Any) -> bool:
+    return error.status == 403 and error.code in _STALE

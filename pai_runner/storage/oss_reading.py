@@ -16,14 +16,10 @@ from typing import Any
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.utils import isfilelike
 
+from pai_runner.storage.checksums import crc64, crc64_of_parts
+from pai_runner.storage.failures import RefusedError
 from pai_runner.storage.oss_access import OSSAccess
-from pai_runner.storage.oss_client import (
-    RefusedError,
-    body_of,
-    check_crc,
-    crc64,
-    crc64_of_parts,
-)
+from pai_runner.storage.oss_client import body_of, check_crc
 from pai_runner.storage.oss_upload import BLOCK, Place
 
 _PAGE = 1000

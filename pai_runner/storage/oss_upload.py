@@ -6,24 +6,24 @@ import errno
 import io
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import oss2
 from fsspec.spec import AbstractBufferedFile
 
-from pai_runner.storage.oss_client import (
-    SLOW_SECONDS,
-    Client,
-    RefusedError,
-    check_crc,
-    crc64,
-)
+from pai_runner.storage.attempts import READ_SECONDS, SLOW_SECONDS
+from pai_runner.storage.checksums import crc64, crc64_of_parts, md5_base64
+from pai_runner.storage.failures import RefusedError
+from pai_runner.storage.objects import Bytes, Part
+from pai_runner.storage.oss_client import Client, body_for, check_crc
 
 logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 BLOCK = 8 * 1024 * 1024
 # OSS takes 10,000 parts of at least 100 KB: help.aliyun.com/document_detail/31993.html.
@@ -46,74 +46,156 @@ class Place:
     def path(self) -> str:
         return f"{self.bucket}/{self.key}"
 
-    def put(self, data: bytes, headers: Mapping[str, str]) -> None:
-        """Write the object in one request. Raises OSError."""
+    def call(self, action: Callable[[Any], _T], seconds: float = READ_SECONDS) -> _T:
+        """Return what `action` returns for the object's bucket: see `Client.call`."""
+        return self.client.call(self.bucket, self.path, action, seconds)
+
+    def put(self, data: Bytes, create: bool = False) -> str:
+        """Write the object in one request and return its ETag.
+
+        Raises OSError; with `create` FileExistsError where there is an object.
+        """
         crc = crc64(data)
         may_be_done = False
+        # Without it what was damaged on its way would be there before its CRC64 is compared.
+        headers = {"Content-MD5": md5_base64(data), **(FORBID_OVERWRITE if create else {})}
 
-        def put(bucket: Any) -> None:
+        def put(bucket: Any) -> str:
             nonlocal may_be_done
             try:
-                check_crc(crc, bucket.put_object(self.key, data, headers=headers).crc)
+                made = bucket.put_object(self.key, body_for(data), headers=headers)
+                check_crc(crc, made.crc)
+                return str(made.etag)
             except oss2.exceptions.OssError as error:
                 if error.code != "FileAlreadyExists" or not may_be_done:
                     may_be_done |= error.status != 403
                     raise
                 # The answer to an earlier attempt was lost: the object says if it was made.
                 found = bucket.head_object(self.key)
-                if (found.content_length, found.server_crc) != (len(data), crc):
+                if (found.content_length, found.server_crc) != (memoryview(data).nbytes, crc):
                     raise
+                return str(found.etag)
 
-        self.client.call(self.bucket, self.path, put)
+        return self.call(put)
 
 
-class Upload:
-    """An object that is written in parts. Nothing of it is visible before `complete`.
+class Parts:
+    """An object that is written in parts, one request each: `objects.PartUpload` on OSS.
 
     After any failure `abort` must be called; it needs no right to list uploads or parts.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, id: str, parts: Mapping[int, Part] | None = None) -> None:
+        self.id = id
+        self.parts: dict[int, Part] = dict(parts or {})
         self._place = place
-        self._sending: deque[Future[None]] = deque()
-        self._parts: dict[int, Any] = {}
-        self.count = 0
-        begun = self._call(lambda bucket: bucket.init_multipart_upload(place.key))
-        self._id: str = begun.upload_id
 
-    def add(self, data: bytes) -> None:
-        """Send the next part; wait where too many are on their way. Raises OSError."""
-        self._start(self._send, data)
+    @classmethod
+    def begin(cls, place: Place) -> Parts:
+        """Begin an upload. Raises OSError."""
+        begun = place.call(lambda bucket: bucket.init_multipart_upload(place.key))
+        return cls(place, begun.upload_id)
 
-    def copy(self, source: Place, start: int, end: int, etag: str) -> None:
-        """Add the bytes from `start` to `end` of another object, copied by the server."""
-        self._start(self._copy, source, start, end, etag)
+    def send(self, number: int, data: Bytes) -> None:
+        """Send part `number`. Raises OSError."""
+        crc = crc64(data)
 
-    def complete(self, headers: Mapping[str, str], crc: int | None = None) -> None:
-        """Make the object of its parts, whose CRC64 is `crc` if it is known. Raises OSError."""
-        while self._sending:
-            self._sending.popleft().result()
-        parts = [self._parts[number] for number in sorted(self._parts)]
-        expected = crc if crc is not None else oss2.utils.calc_obj_crc_from_parts(parts)
+        def send(bucket: Any) -> str:
+            sent = bucket.upload_part(self._place.key, self.id, number, body_for(data))
+            check_crc(crc, sent.crc)
+            return str(sent.etag)
+
+        self.parts[number] = Part(self._place.call(send), memoryview(data).nbytes, str(crc))
+
+    def copy(self, number: int, source: Place, start: int, end: int, etag: str) -> None:
+        """Make part `number` of the bytes from `start` to `end` of another object, by the server.
+
+        Raises OSError.
+        """
         key = self._place.key
+        headers = {"x-oss-copy-source-if-match": etag}
+        copied = self._place.call(
+            lambda bucket: bucket.upload_part_copy(
+                source.bucket, source.key, (start, end - 1), key, self.id, number, headers
+            ),
+            SLOW_SECONDS,
+        )
+        self.parts[number] = Part(copied.etag, end - start)
 
-        def complete(bucket: Any) -> int | None:
-            done = bucket.complete_multipart_upload(key, self._id, parts, headers=headers)
-            found: int | None = done.crc
-            return found
+    def complete(self, create: bool = False, crc: int | None = None) -> str:
+        """Make the object of its parts, whose CRC64 is `crc` if it is known; return its ETag.
 
+        Raises OSError.
+        """
+        key = self._place.key
+        headers = FORBID_OVERWRITE if create else {}
+        ordered = [(number, self.parts[number]) for number in sorted(self.parts)]
+        parts = [oss2.models.PartInfo(number, part.etag) for number, part in ordered]
+        expected = crc if crc is not None else _crc_of([part for _, part in ordered])
         try:
-            found = self._call(complete, SLOW_SECONDS)
+            done = self._place.call(
+                lambda bucket: bucket.complete_multipart_upload(
+                    key, self.id, parts, headers=headers
+                ),
+                SLOW_SECONDS,
+            )
+            etag, found = done.etag, done.crc
         except RefusedError as error:
             # The answer to a first attempt was lost: the object says if it was made.
             if error.code != "NoSuchUpload":
                 raise
-            found = self._call(lambda bucket: bucket.head_object(key)).server_crc
+            try:
+                head = self._place.call(lambda bucket: bucket.head_object(key))
+            except FileNotFoundError:
+                raise error from None
+            etag, found = head.etag, head.server_crc
             if found != expected:
                 raise
         if None not in (expected, found) and found != expected:
             text = f"the CRC64 is {found}, and should be {expected}"
             raise OSError(errno.EIO, f"{self._place.path}: damaged on its way: {text}")
+        return str(etag)
+
+    def abort(self) -> None:
+        """Give the upload up; one that is gone already is no error. Raises OSError."""
+        try:
+            self._place.call(lambda bucket: bucket.abort_multipart_upload(self._place.key, self.id))
+        except RefusedError as error:
+            if error.code != "NoSuchUpload":
+                raise
+
+
+def _crc_of(parts: Sequence[Part]) -> int | None:
+    if not all(part.checksum for part in parts):
+        return None
+    return crc64_of_parts((int(part.checksum), part.size) for part in parts)
+
+
+class Upload:
+    """An object that is written in parts, several at once.
+
+    After any failure `abort` must be called.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._sending: deque[Future[None]] = deque()
+        self._parts = Parts.begin(place)
+        self.count = 0
+
+    def add(self, data: bytes) -> None:
+        """Send the next part; wait where too many are on their way. Raises OSError."""
+        self._start(self._parts.send, data)
+
+    def copy(self, source: Place, start: int, end: int, etag: str) -> None:
+        """Add the bytes from `start` to `end` of another object, copied by the server."""
+        self._start(self._parts.copy, source, start, end, etag)
+
+    def complete(self, create: bool, crc: int | None = None) -> None:
+        """Make the object of its parts, whose CRC64 is `crc` if it is known. Raises OSError."""
+        while self._sending:
+            self._sending.popleft().result()
+        self._parts.complete(create, crc)
 
     def abort(self) -> None:
         """Give the upload up, and with it the parts that were sent."""
@@ -121,11 +203,10 @@ class Upload:
             part.cancel()
         wait(self._sending)  # a part that arrives after the end of its upload would stay
         try:
-            self._call(lambda bucket: bucket.abort_multipart_upload(self._place.key, self._id))
+            self._parts.abort()
         except OSError as error:
             # What ended the upload is the error that counts.
-            if not (isinstance(error, RefusedError) and error.code == "NoSuchUpload"):
-                logger.warning("an upload in parts is left over: %s", error.strerror)
+            logger.warning("an upload in parts is left over: %s", error.strerror)
 
     def _start(self, work: Any, *arguments: Any) -> None:
         if len(self._sending) >= _PARTS_AT_ONCE:
@@ -133,38 +214,12 @@ class Upload:
         self.count += 1
         self._sending.append(self._place.client.submit(work, self.count, *arguments))
 
-    def _send(self, number: int, data: bytes) -> None:
-        crc = crc64(data)
-
-        def send(bucket: Any) -> Any:
-            sent = bucket.upload_part(self._place.key, self._id, number, data)
-            check_crc(crc, sent.crc)
-            return sent.etag
-
-        etag = self._call(send)
-        self._parts[number] = oss2.models.PartInfo(number, etag, size=len(data), part_crc=crc)
-
-    def _copy(self, number: int, source: Place, start: int, end: int, etag: str) -> None:
-        key = self._place.key
-        headers = {"x-oss-copy-source-if-match": etag}
-        copied = self._call(
-            lambda bucket: bucket.upload_part_copy(
-                source.bucket, source.key, (start, end - 1), key, self._id, number, headers
-            ),
-            SLOW_SECONDS,
-        )
-        self._parts[number] = oss2.models.PartInfo(number, copied.etag, size=end - start)
-
-    def _call(self, action: Any, *seconds: float) -> Any:
-        place = self._place
-        return place.client.call(place.bucket, place.path, action, *seconds)
-
 
 def put_stream(
     place: Place,
     stream: BinaryIO,
     size: int,
-    headers: Mapping[str, str],
+    create: bool,
     sent: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Write the `size` bytes of a stream to an object, in parts where they are many.
@@ -174,7 +229,7 @@ def put_stream(
     """
     if size < 2 * BLOCK:
         data = stream.read()
-        place.put(data, headers)
+        place.put(data, create)
         sent(len(data))
         return
     block = max(BLOCK, -(-size // _MOST_PARTS))
@@ -183,7 +238,7 @@ def put_stream(
         while data := stream.read(block):
             upload.add(data)
             sent(len(data))
-        upload.complete(headers)
+        upload.complete(create)
     except BaseException:
         upload.abort()
         raise
@@ -196,7 +251,7 @@ def copy_in_parts(
     upload = Upload(target)
     try:
         add_copies(upload, source, size, etag, part)
-        upload.complete({}, crc)
+        upload.complete(False, crc)
     except BaseException:
         upload.abort()
         raise
@@ -227,7 +282,7 @@ class OSSFile(AbstractBufferedFile):  # type: ignore[misc]
     def __init__(self, fs: Any, path: str, mode: str = "rb", **options: Any) -> None:
         self._upload: Upload | None = None
         self._content: bytes | None = None
-        self._headers = FORBID_OVERWRITE if mode == "xb" else {}
+        self._must_create = mode == "xb"
         self._place: Place = fs.place(path)
         try:
             super().__init__(fs, path, mode, **options)
@@ -298,13 +353,13 @@ class OSSFile(AbstractBufferedFile):  # type: ignore[misc]
         if self._upload is not None:
             upload, self._upload = self._upload, None
             try:
-                upload.complete(self._headers)
+                upload.complete(self._must_create)
             except BaseException:
                 upload.abort()
                 raise
         elif self._content is not None:
             content, self._content = self._content, None
-            put_stream(self._place, io.BytesIO(content), len(content), self._headers)
+            put_stream(self._place, io.BytesIO(content), len(content), self._must_create)
 
     def discard(self) -> None:
         """Forget what was written: the object stays as it was."""

@@ -11,7 +11,6 @@ the copies of its data and of its index, neither the old nor the new one.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import time
@@ -20,7 +19,9 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import Enum
 
+from pai_runner.storage.checksums import crc64
 from pai_runner.storage.failures import Failure, describe_error, failure_of
+from pai_runner.storage.lanes import lanes
 from pai_runner.storage.names import (
     Rank,
     is_checkpoint_part,
@@ -33,6 +34,7 @@ from pai_runner.storage.names import (
     rank_of,
     relative_pointer,
 )
+from pai_runner.storage.objects import PART
 from pai_runner.storage.stage_files import (
     ChangingError,
     FileState,
@@ -43,12 +45,15 @@ from pai_runner.storage.stage_files import (
 )
 from pai_runner.storage.stage_manifest import Manifest
 from pai_runner.storage.stage_progress import Progress
-from pai_runner.storage.transfer import BLOCK, Bucket, Remote, Stopped, upload
+from pai_runner.storage.transfer import Bucket, Remote, Stopped, upload
 
 # A file may be written again within one tick of the clock that stamps it, and look the same.
 _TICK_NS = 50_000_000
 # A kill closes files as well, and is told a moment later: what was written just now may be cut off.
 _SETTLED_NS = 1_000_000_000
+# Files that are sent in parts, each several at once, go two at a time: while one is completed, the
+# other is sent.
+_LARGE_AT_ONCE = 2
 # The last bytes of an index: TensorFlow's tables end so (table/format.h, kTableMagicNumber).
 _INDEX_END = struct.pack("<Q", 0xDB4775248B80FB57)
 
@@ -99,7 +104,6 @@ class CopyBack:
     bucket: Bucket
     folder: str
     manifest: Manifest
-    pool: ThreadPoolExecutor
     files: int = 0
     bytes: int = 0
     deleted: int = 0
@@ -200,7 +204,7 @@ class CopyBack:
 
     def _take_content(self, candidate: _Candidate, outcome: Outcome) -> bool:
         """Keep what an entry says now, before what it names is looked at. False if it changes."""
-        if candidate.state.size > BLOCK:
+        if candidate.state.size > PART:
             return True
         path = self._path(candidate.name)
         try:
@@ -236,11 +240,16 @@ class CopyBack:
             else:
                 ready.append(one)
         states = {one.name: one.state for one in ready}
-        futures = {one.name: self.pool.submit(self._copy, one) for one in ready}
-        for name, _ in self._results(futures, outcome):
-            self.files += 1
-            self.bytes += states[name].size
-            progress.add(states[name].size)
+        # A lane must not wait for the lanes that send parts.
+        with ThreadPoolExecutor(_LARGE_AT_ONCE) as large:
+            futures = {
+                one.name: (large if one.state.size > PART else lanes()).submit(self._copy, one)
+                for one in ready
+            }
+            for name, _ in self._results(futures, outcome):
+                self.files += 1
+                self.bytes += states[name].size
+                progress.add(states[name].size)
 
     def _results(
         self, futures: Mapping[str, Future[bool]], outcome: Outcome
@@ -261,7 +270,8 @@ class CopyBack:
             except ChangingError:
                 outcome.leave_changing(name)
             except Exception as error:
-                outcome.failures[name] = describe_error(error)
+                told = describe_error(error).removeprefix(f"{self.bucket.key(name)}: ")
+                outcome.failures[name] = told
                 if failure_of(error) is Failure.UNAVAILABLE:
                     outcome.is_transient = True
                     for other in futures.values():
@@ -288,12 +298,12 @@ class CopyBack:
         name, state, content = candidate.name, candidate.state, candidate.content
         self._known(name)
 
-        def begin(md5: str) -> None:
+        def begin(digest: int) -> None:
             size = state.size if content is None else len(content)
-            self.manifest.begin(name, state.content, size, md5)
+            self.manifest.begin(name, state.content, size, digest)
 
         if content is not None:
-            begin(hashlib.md5(content, usedforsecurity=False).hexdigest())
+            begin(crc64(content))
             version = self.bucket.write(name, content)
         else:
             version = upload(
@@ -314,8 +324,7 @@ class CopyBack:
         # Our own, of a mover that was killed, or whose answer was lost?
         if begun is None or begun.size != remote.size:
             raise _ConflictError
-        is_ours = begun.md5 == remote.version.lower()
-        if not is_ours and begun.md5 != self.bucket.digest(name, remote.size):
+        if begun.crc64 != self.bucket.digest(name, remote):
             raise _ConflictError
         self.manifest.copied(name, begun.content, remote.version)
         return remote
@@ -335,7 +344,7 @@ class CopyBack:
             gone = [name for name in gone if not name.startswith(held)]
         for rank in sorted(Rank, reverse=True):
             names = [name for name in gone if rank_of(name) is rank]
-            futures = {name: self.pool.submit(self._remove, name) for name in names}
+            futures = {name: lanes().submit(self._remove, name) for name in names}
             for _, is_removed in self._results(futures, outcome):
                 self.deleted += is_removed
             if outcome.failures:

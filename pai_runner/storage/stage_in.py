@@ -6,24 +6,85 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 from pai_runner.errors import SetupError
-from pai_runner.storage.names import is_in_hands
+from pai_runner.storage.lanes import lanes
+from pai_runner.storage.names import has_plain_parts, is_in_hands
+from pai_runner.storage.objects import PART
 from pai_runner.storage.stage_files import FileState, walk
 from pai_runner.storage.stage_folder import StageFolder
 from pai_runner.storage.stage_progress import Progress, in_words
-from pai_runner.storage.transfer import BLOCK, Bucket, ChangedError, Listing, Remote, download
+from pai_runner.storage.transfer import (
+    BLOCKS_AHEAD,
+    Bucket,
+    ChangedError,
+    Listing,
+    Remote,
+    write_all,
+)
 
-# Blocks of one large file in flight.
-_BLOCKS_AHEAD = 8
+# Up to this size a file is read in one request, and as many of them at once as the lanes allow.
+_SMALL = 2 * 1024 * 1024
+# What a local file's name can hold on the usual file systems.
+_LONGEST_PART = 255
 # A directory that changes while it is copied is listed and copied again, this many times.
 _ROUNDS = 3
 # What stays free, as a part of what is copied: the script needs room, too.
 _MARGIN = 0.05
+
+
+class _Download:
+    """The local file `part`, which becomes what the object `name` holds.
+
+    It grows from its beginning only: what a mover that was killed left of it is kept.
+    """
+
+    def __init__(self, bucket: Bucket, name: str, remote: Remote, part: str) -> None:
+        """No request is made. Raises OSError."""
+        self.name = name
+        self.remote = remote
+        self.part = part
+        self.fetched = 0
+        self.has_changed = False
+        """Set by who got a ChangedError: the rest need not be asked for."""
+        self._bucket = bucket
+        self._size = os.path.getsize(part) if os.path.exists(part) else 0
+        if self._size > remote.size:  # damaged
+            os.unlink(part)
+            self._size = 0
+
+    @property
+    def missing(self) -> range:
+        """Where the blocks start that are missing now; each has up to PART bytes."""
+        return range(self._size, self.remote.size, PART)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._size == self.remote.size
+
+    def fetch(self, start: int, buffers: deque[memoryview]) -> memoryview:
+        """Return the block that begins at `start`, in one of the buffers or in a new one.
+
+        Raises ChangedError, OSError.
+        """
+        try:
+            buffer = buffers.pop()
+        except IndexError:
+            buffer = memoryview(bytearray(PART))
+        block = buffer[: self.remote.size - start]
+        self._bucket.read(self.name, self.remote, start, block)
+        return block
+
+    def append(self, block: memoryview) -> None:
+        """Write the next block. Raises OSError."""
+        with open(self.part, "ab", buffering=0) as file:
+            write_all(file.fileno(), block)
+        self._size += len(block)
+        self.fetched += len(block)
 
 
 @dataclass
@@ -32,7 +93,6 @@ class CopyIn:
 
     bucket: Bucket
     folder: StageFolder
-    pool: ThreadPoolExecutor
     _copied: list[int] = field(default_factory=list)
     _listing: Listing = field(default_factory=Listing)
     _missing: dict[str, Remote] = field(default_factory=dict)
@@ -53,13 +113,19 @@ class CopyIn:
         Raises SetupError, OSError.
         """
         self._listing = self.bucket.list()
+        _check_names(self.bucket.prefix, self._listing)
         kept = self._drop_local_changes()
         self._missing = {
             name: remote
             for name, remote in self._listing.files.items()
             if name not in kept and not is_in_hands(name)
         }
-        wanted = {os.path.basename(self._part(*item)) for item in self._missing.items()}
+        # Beginnings of what takes long are kept.
+        wanted = {
+            os.path.basename(self._part(name, remote))
+            for name, remote in self._missing.items()
+            if remote.size > _SMALL
+        }
         there = 0
         for name in os.listdir(self.folder.parts):
             path = os.path.join(self.folder.parts, name)
@@ -100,13 +166,14 @@ class CopyIn:
             and manifest.version(name) == remotes[name].version
             and not os.path.islink(os.path.join(self.folder.files, name))
         }
+        top = len(self.folder.files) + 1
         for directory, folders, files in os.walk(self.folder.files, topdown=False):
             for name in (*files, *folders):
                 path = os.path.join(directory, name)
                 if name in folders and not os.path.islink(path):
                     if not os.listdir(path):
                         os.rmdir(path)
-                elif os.path.relpath(path, self.folder.files) not in kept:
+                elif path[top:] not in kept:
                     os.unlink(path)
         for name in [name for name in manifest.entries if name not in kept]:
             manifest.gone(name)
@@ -119,37 +186,78 @@ class CopyIn:
 
     def _copy_missing(self, progress: Progress) -> list[str]:
         """Copy what is missing; return the names of what changed meanwhile."""
-        small = [name for name, remote in self._missing.items() if remote.size <= BLOCK]
-        large = [name for name, remote in self._missing.items() if remote.size > BLOCK]
         changed: list[str] = []
 
-        def copy(name: str, read_all: _ReadAll) -> None:
+        def copy(name: str) -> None:
             try:
-                self._copy(name, read_all, progress)
-            except (ChangedError, FileNotFoundError):
+                self._copy_small(name, progress)
+            except ChangedError:
                 changed.append(name)
 
-        _each(self.pool, lambda name: copy(name, self._in_turn(name)), small)
-        for name in large:  # one after the other: each has many requests in flight
-            copy(name, self._in_parallel(name))
+        _each(copy, [name for name, remote in self._missing.items() if remote.size <= _SMALL])
+        self._copy_large(
+            [name for name, remote in self._missing.items() if remote.size > _SMALL],
+            progress,
+            changed,
+        )
         return changed
 
-    def _copy(self, name: str, read_all: _ReadAll, progress: Progress) -> None:
-        remote, part = self._missing[name], self._part(name, self._missing[name])
+    def _copy_small(self, name: str, progress: Progress) -> None:
+        listed = self._missing[name]
+        data, remote = self.bucket.read_whole(name, listed)
+        part = self._part(name, listed)
+        with open(part, "wb", buffering=0) as file:
+            write_all(file.fileno(), data)
+        progress.add(len(data))
+        self._publish(name, remote, part, len(data))
 
-        def counted(ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-            for data in read_all(ranges):
-                progress.add(len(data))
-                yield data
+    def _copy_large(self, names: Sequence[str], progress: Progress, changed: list[str]) -> None:
+        """Copy files by their blocks, which are fetched at once and written in their order."""
+        waiting: deque[tuple[_Download, Future[memoryview]]] = deque()
+        buffers: deque[memoryview] = deque()  # that were written, and are filled again
 
-        fetched = download(self.bucket, name, remote, part, counted)
-        path = os.path.join(self.folder.files, name)
+        def take() -> None:
+            download, block = waiting.popleft()
+            if download.has_changed:
+                block.cancel()
+                return
+            try:
+                data = block.result()
+            except ChangedError:
+                download.has_changed = True
+                changed.append(download.name)
+                return
+            download.append(data)
+            progress.add(len(data))
+            buffers.append(memoryview(data.obj))
+            if download.is_complete:
+                self._publish(download.name, download.remote, download.part, download.fetched)
+
+        try:
+            for name in names:
+                remote = self._missing[name]
+                download = _Download(self.bucket, name, remote, self._part(name, remote))
+                # What is there whole already is published by a last, empty block.
+                for start in download.missing or (remote.size,):
+                    waiting.append((download, lanes().submit(download.fetch, start, buffers)))
+                    if len(waiting) == BLOCKS_AHEAD:
+                        take()
+                    if download.has_changed:
+                        break
+            while waiting:
+                take()
+        finally:
+            for _, block in waiting:
+                block.cancel()
+
+    def _publish(self, name: str, remote: Remote, part: str, fetched: int) -> None:
+        """Give a complete file its name."""
         if remote.modified_ns:
             os.utime(part, ns=(time.time_ns(), remote.modified_ns))
         # Noted first: a file that is not noted would count as the script's.
         state = FileState.of(os.stat(part))
         self.folder.manifest.copied(name, state.content, remote.version)
-        os.rename(part, path)
+        os.rename(part, os.path.join(self.folder.files, name))
         self._copied.append(fetched)
 
     def _part(self, name: str, remote: Remote) -> str:
@@ -157,30 +265,25 @@ class CopyIn:
         key = f"{name}\n{remote.version}\n{remote.size}"
         return os.path.join(self.folder.parts, sha256(key.encode()).hexdigest())
 
-    def _in_turn(self, name: str) -> _ReadAll:
-        def read_all(ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-            return (self.bucket.read(name, start, end) for start, end in ranges)
 
-        return read_all
-
-    def _in_parallel(self, name: str) -> _ReadAll:
-        def read_all(ranges: Sequence[tuple[int, int]]) -> Iterator[bytes]:
-            waiting: deque[Future[bytes]] = deque()
-            try:
-                for start, end in ranges:
-                    waiting.append(self.pool.submit(self.bucket.read, name, start, end))
-                    if len(waiting) == _BLOCKS_AHEAD:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
-
-        return read_all
-
-
-_ReadAll = Callable[[Sequence[tuple[int, int]]], Iterator[bytes]]
+def _check_names(prefix: str, listing: Listing) -> None:
+    """Refuse what a local folder cannot hold. Raises SetupError."""
+    for name in (*listing.files, *listing.directories):
+        parts = name.split("/")
+        if not has_plain_parts(name):
+            reason = "it has an empty part, `.` or `..`"
+        elif "\0" in name or any(len(part.encode()) > _LONGEST_PART for part in parts):
+            reason = f"a part of it is longer than {_LONGEST_PART} bytes, or has a zero byte"
+        elif any("/".join(parts[:end]) in listing.files for end in range(1, len(parts))):
+            reason = "a part of it is a file as well"
+        elif name in listing.files and name in listing.directories:
+            reason = "it is a file and a directory"
+        else:
+            continue
+        raise SetupError(
+            f"{prefix}{name} cannot be a local file: {reason}",
+            "rename or remove it, or use mount=stream for this location",
+        )
 
 
 def check_space(folder: str, needed: int) -> None:
@@ -193,9 +296,9 @@ def check_space(folder: str, needed: int) -> None:
         )
 
 
-def _each(pool: ThreadPoolExecutor, action: Callable[[str], None], names: Sequence[str]) -> None:
+def _each(action: Callable[[str], None], names: Sequence[str]) -> None:
     """Do `action` for every name at once; after an error begin no more, and raise it."""
-    futures = [pool.submit(action, name) for name in names]
+    futures = [lanes().submit(action, name) for name in names]
     done, running = wait(futures, return_when=FIRST_EXCEPTION)
     for future in running:
         future.cancel()

@@ -24,11 +24,11 @@ class Entry(NamedTuple):
 
 
 class Intent(NamedTuple):
-    """An upload of a local content that was begun: what it would write, by size and digest."""
+    """An upload of a local content that was begun: what it would write, by size and CRC64."""
 
     content: tuple[int, int, int]
     size: int
-    md5: str
+    crc64: int
 
 
 class Manifest:
@@ -74,9 +74,9 @@ class Manifest:
         """Note that the object's `version` holds the local `content`."""
         self._append({"name": name, "content": content, "version": version})
 
-    def begin(self, name: str, content: tuple[int, int, int], size: int, md5: str) -> None:
+    def begin(self, name: str, content: tuple[int, int, int], size: int, crc64: int) -> None:
         """Note that an upload of `size` bytes, made from `content`, is about to be published."""
-        self._append({"name": name, "content": content, "size": size, "md5": md5})
+        self._append({"name": name, "content": content, "size": size, "crc64": crc64})
 
     def gone(self, name: str) -> None:
         """Note that there is nothing of this name any more."""
@@ -106,8 +106,8 @@ class Manifest:
 
     def _apply(self, line: dict[str, Any]) -> None:
         name = line["name"]
-        if "md5" in line:
-            self._intents[name] = Intent(_content(line), line["size"], line["md5"])
+        if "crc64" in line:
+            self._intents[name] = Intent(_content(line), line["size"], line["crc64"])
             return
         self._intents.pop(name, None)
         if "version" in line:

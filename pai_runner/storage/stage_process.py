@@ -20,7 +20,6 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,8 +33,6 @@ from pai_runner.storage.stage_in import CopyIn, check_space
 from pai_runner.storage.stage_progress import Progress, in_words, say
 from pai_runner.storage.transfer import Bucket, Stopped
 
-# Requests at once.
-_CONCURRENCY = 16
 # The time between two passes, in seconds, unless PAI_STAGE_SECONDS says otherwise.
 _PASS_SECONDS = 10.0
 # Waits before the last copy is tried again, in seconds.
@@ -66,7 +63,6 @@ class Mover:
         self._report = report
         self._orders: queue.Queue[str] = queue.Queue()
         self._stopping = threading.Event()
-        self._pool = ThreadPoolExecutor(_CONCURRENCY)
         self._stages: list[Stage] = []
         self._seconds = _PASS_SECONDS
         self._is_finished = False
@@ -75,6 +71,8 @@ class Mover:
         """Give up: what is under way is aborted, and the process ends soon."""
         if not self._stopping.is_set() and not self._is_finished:
             self._stopping.set()
+            for stage in list(self._stages):
+                stage.bucket.close()
             self._orders.put("stop")
             timer = threading.Timer(_STOP_SECONDS, os._exit, [int(ExitCode.SETUP)])
             timer.daemon = True
@@ -91,7 +89,6 @@ class Mover:
                     stage.copy_back(Moment.RUNNING)
             self._finish(Moment(order.removeprefix("finish ")))
         except Stopped:
-            self._pool.shutdown(cancel_futures=True)
             return int(ExitCode.SETUP)
         except PaiError as error:
             self._tell_failure(error)
@@ -114,7 +111,7 @@ class Mover:
             options = {name: resolve(text, secrets) for name, text in mount["options"].items()}
             bucket = Bucket(mount["prefix"], mount["protocol"], options, self._stopping)
             folder = StageFolder(mount["folder"], digest_of(mount["prefix"], options))
-            self._stages.append(Stage(bucket, folder, self._pool))
+            self._stages.append(Stage(bucket, folder))
         copied = self._attach() if phase == "attach" else self._copy_in()
         for mount in mounts if phase == "stage" else ():
             _make_folder(mount)
@@ -131,7 +128,7 @@ class Mover:
         for stage in self._stages:
             stage.bucket.check()
             stage.folder.take()
-            copy = CopyIn(stage.bucket, stage.folder, self._pool)
+            copy = CopyIn(stage.bucket, stage.folder)
             with _explained(stage):
                 needed.append(copy.prepare())
             copies.append(copy)
@@ -214,10 +211,9 @@ class Mover:
 class Stage:
     """One staged location, while its script runs."""
 
-    def __init__(self, bucket: Bucket, folder: StageFolder, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, bucket: Bucket, folder: StageFolder) -> None:
         self.bucket = bucket
         self.folder = folder
-        self._pool = pool
         self._said: set[str] = set()
         self._back: CopyBack | None = None
         self._is_complete = False
@@ -225,7 +221,7 @@ class Stage:
     def copy_back(self, moment: Moment) -> Outcome:
         """Run one pass, and say what is new of what went wrong."""
         if self._back is None:
-            self._back = CopyBack(self.bucket, self.folder.files, self.folder.manifest, self._pool)
+            self._back = CopyBack(self.bucket, self.folder.files, self.folder.manifest)
         outcome = self._back.run(moment)
         lines = {f"{name}: {reason}" for name, reason in outcome.failures.items()}
         lines |= {f"{name}: {reason}" for name, reason in outcome.ignored.items()}

@@ -66,6 +66,7 @@ def test_the_least_job() -> None:
         python=None,
         tf_api="auto",
         mount="stream",
+        saves_behind=None,
         publishes_exports=False,
         keep_versions=None,
         notices=(),
@@ -94,6 +95,7 @@ def test_everything_typed() -> None:
         "-Darn=acs:ram::123456:role/r",
         "-DossHost=oss-cn-x.aliyuncs.com",
         "-Dmount=stage",
+        "-DasyncCheckpoint=true",
         "-DexportVersions=keep:5",
         script="s3://b/code.tar.gz",
         name="tensorflow2150",
@@ -118,6 +120,7 @@ def test_everything_typed() -> None:
     assert made.no_progress_seconds == 60
     assert made.python == "/usr/bin/python3"
     assert made.mount == "stage"
+    assert made.saves_behind is True
     assert (made.publishes_exports, made.keep_versions) == (True, 5)
     assert [notice.split(" ")[0] for notice in made.notices] == [
         "-Dtables", "-Doutputs", "-Darn", "-DossHost",

@@ -21,7 +21,7 @@ OF_PAI = (
     "enableDockerFusion", "gitConfig", "serviceSelection", "dlcParameters",
     "tableTokenLife",
 )  # fmt: skip
-OURS = ["tfApi", "mount", "exportVersions"]
+OURS = ["tfApi", "mount", "asyncCheckpoint", "exportVersions"]
 
 LOCATION = (["s3://b/d/", "oss://b.oss-cn-x.aliyuncs.com/d", "./out", "file:///d", "memory://d"],
             ["oss:/b", "s3://", "odps://p/volumes/v/1", "s3://b/?nosuch=1"])  # fmt: skip
@@ -89,8 +89,8 @@ def test_every_parameter_is_explained() -> None:
         (
             Status.HONOURED,
             "script entryFile hyperParameters userDefinedParameters python tfApi buckets "
-            "checkpointDir summaryDir volumes arn ossHost mount exportVersions gpuRequired "
-            "maxTrainingTimeInHour maxHungTimeBeforeGCInSeconds jobName tags",
+            "checkpointDir summaryDir volumes arn ossHost mount asyncCheckpoint exportVersions "
+            "gpuRequired maxTrainingTimeInHour maxHungTimeBeforeGCInSeconds jobName tags",
         ),
         (
             Status.LATER,

@@ -20,6 +20,7 @@ from pai_runner.errors import SetupError
 from pai_runner.models.failures import as_setup_error
 from pai_runner.models.place import BucketPlace, LocalPlace, open_place
 from pai_runner.storage.mounts import serve_mounts
+from pai_runner.storage.objects import PART
 
 
 def test_files_of_any_name_are_written_found_read_copied_and_removed(
@@ -49,6 +50,19 @@ def test_files_of_any_name_are_written_found_read_copied_and_removed(
     assert place.at("1").children() == {"assets"}
     place.each(place.remove, [f"{number}/{name}" for number in "1234" for name in UGLY_NAMES])
     assert shelf.raw.names() == set()
+
+
+@pytest.mark.slow
+def test_a_large_file_arrives_whole_in_both_directions(bucket_shelf: Shelf, tmp_path: Path) -> None:
+    content = os.urandom(2 * PART + 1)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(content)
+    place = open_place(bucket_shelf.location)
+    name = f"1/{UGLY_NAMES[0]}"
+    place.put(str(source), name)
+    assert bucket_shelf.raw.read(name) == content
+    place.get(name, str(target))
+    assert target.read_bytes() == content
 
 
 def test_parts_of_a_file_are_read(shelf: Shelf) -> None:

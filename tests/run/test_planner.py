@@ -155,3 +155,35 @@ def test_two_secrets_of_one_name_are_kept_apart() -> None:
     first, second = store.put("key", "one"), store.put("key", "two")
     assert [store.reveal(first), store.reveal(second)] == ["one", "two"]
     assert store.put("key", "one") == first
+
+
+# ====== Saving in the background ======
+
+
+def test_where_checkpoints_wait_for_their_upload(
+    tmp_path: Path, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [f"-Dscript={script}", "-DcheckpointDir=s3://b/out/?region=x"]
+    monkeypatch.setenv("PAI_STAGE_DIR", "/large/disk")
+    plain = plan_of(tmp_path, *words).plan
+    assert plain.pending == "/large/disk/20261121-000000-abcdef-pending"
+    assert plain.roles[0].environment["PAI_PENDING_DIR"] == plain.pending
+    # Then the environment of `pai` decides.
+    assert "PAI_ASYNC_CHECKPOINT" not in plain.roles[0].environment
+    for text, passed in (("true", "1"), ("false", "0")):
+        made = plan_of(tmp_path, *words, f"-DasyncCheckpoint={text}").plan
+        assert made.roles[0].environment["PAI_ASYNC_CHECKPOINT"] == passed
+        assert not any("asyncCheckpoint" in notice for notice in made.notices)
+
+
+def test_where_nothing_can_wait(tmp_path: Path, script: Path) -> None:
+    words = [f"-Dscript={script}", "-DasyncCheckpoint=true"]
+    staged = plan_of(tmp_path, *words, "-DcheckpointDir=s3://b/out/?region=x&mount=stage").plan
+    local = plan_of(tmp_path, *words, "-DcheckpointDir=out").plan
+    for made, reason in ((staged, "on s3://b/out/: it is staged"), (local, "names no bucket")):
+        assert made.pending == ""
+        assert "PAI_PENDING_DIR" not in made.roles[0].environment
+        assert any(reason in notice for notice in made.notices)
+    # As a plan of an earlier version.
+    old = {name: value for name, value in local.to_json().items() if name != "pending"}
+    assert Plan.from_json(old) == local

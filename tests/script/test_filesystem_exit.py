@@ -207,7 +207,7 @@ def test_reads_under_way_from_a_server_that_hangs_do_not_hold_it_up(tmp_path: Pa
         faults.answering.clear()
         process = start_text(tmp_path, program, "s3://hangs/", faults.options)
         try:
-            wait_until(lambda: "HEAD /hangs/data" in faults.requests, 60)
+            wait_until(lambda: "GET /hangs/data" in faults.requests, 60)
             began = time.monotonic()
             process.communicate("\n", timeout=60)
             assert time.monotonic() - began < 30
@@ -277,3 +277,34 @@ def test_processes_of_multiprocessing(
     for number in range(6):
         content: Any = s3_server.read(bucket, f"{method}/part-{number}")
         assert content == f"input {number}".encode()
+
+
+def test_a_forked_process_of_multiprocessing_that_imports_tensorflow_itself(
+    s3_server: S3Server, bucket: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    """It ends without Python's exit handlers."""
+    program = tmp_path / "program.py"
+    text = """
+        import json, multiprocessing, sys
+        def work():
+            import tensorflow as tf
+            from file_systems import Place
+            from pai_runner.script.filesystem import register
+            global left_open
+            folder = sys.argv[1]
+            register([Place(folder, "s3", json.loads(sys.argv[2]))])
+            left_open = tf.io.gfile.GFile(folder + "left-open", "w")
+            left_open.write("all of it")
+            tf.io.write_file(folder + "saved.index", "behind")
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        sys.exit(process.exitcode)
+    """
+    program.write_text(textwrap.dedent(text), encoding="utf-8")
+    folder = f"s3://{bucket}/forked/"
+    result = run(program, folder, options, PAI_ASYNC_CHECKPOINT="1", PAI_PENDING_DIR=str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert s3_server.read(bucket, "forked/left-open") == b"all of it"
+    assert s3_server.read(bucket, "forked/saved.index") == b"behind"
+    assert os.listdir(tmp_path) == ["program.py"], "nothing waits"

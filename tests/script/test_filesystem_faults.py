@@ -117,7 +117,7 @@ def test_a_missing_bucket(tf: Any) -> None:
     assert isinstance(error_of(read, tf, f"{MISSING}/x"), tf.errors.NotFoundError)
     error = error_of(write, tf, f"{MISSING}/x")
     assert isinstance(error, tf.errors.NotFoundError)
-    assert "bucket does not exist" in str(error)
+    assert "there is no bucket `no-such-bucket`" in str(error)
 
 
 @pytest.mark.slow
@@ -156,12 +156,17 @@ def test_a_copy_that_cannot_read_on_publishes_nothing(
     assert tf.io.gfile.exists(target) is False
 
 
-def test_an_object_that_shrinks_under_a_reader_ends_sooner(tf: Any, faults: Faults) -> None:
-    faults.objects["/faulty/data"] = b"x" * 1000
+@pytest.mark.parametrize("size", [10, 8_000_000], ids=["shorter", "of the same length"])
+def test_an_object_that_is_replaced_under_a_reader_is_an_error(
+    tf: Any, faults: Faults, size: int
+) -> None:
+    faults.objects["/faulty/data"] = b"x" * 8_000_000
     stream = tf.io.gfile.GFile(f"{FAULTY}/data", "rb")
-    stream.seek(0)
-    faults.objects["/faulty/data"] = b"y" * 10
-    assert stream.read(1000) == b"y" * 10
+    assert stream.read(1000) == b"x" * 1000
+    faults.objects["/faulty/data"] = b"y" * size
+    error = error_of(stream.read)
+    assert isinstance(error, tf.errors.FailedPreconditionError)
+    assert "faulty/data: it was changed meanwhile" in str(error)
 
 
 # ====== The local disk ======

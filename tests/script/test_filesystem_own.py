@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from file_systems import BUCKET, FileSystems
-from support import fork
+from support import fork, wait_until
 
 pytestmark = pytest.mark.tensorflow
 
@@ -120,8 +120,32 @@ def test_what_others_write_is_seen(tf: Any, file_systems: FileSystems, s3_folder
     assert tf.io.gfile.exists(f"{s3_folder}/new")
     assert read(tf, f"{s3_folder}/new") == "1"
     client.put_object(Bucket=BUCKET, Key=f"{key_of(s3_folder)}/new", Body=b"more")
-    assert tf.io.gfile.stat(f"{s3_folder}/new").length == 4
     assert read(tf, f"{s3_folder}/new") == "more"
+    assert tf.io.gfile.stat(f"{s3_folder}/new").length == 4
+
+
+def test_a_file_that_is_moved_while_it_is_open_for_appending_is_not_lost(
+    tf: Any, folder: str
+) -> None:
+    write(tf, f"{folder}/file")
+    stream = tf.io.gfile.GFile(f"{folder}/file", "a")
+    stream.write("")
+    tf.io.gfile.rename(f"{folder}/file", f"{folder}/moved")
+    stream.close()
+    assert tf.io.gfile.listdir(folder) == ["moved"]
+    assert read(tf, f"{folder}/moved") == "content"
+
+
+def test_what_others_change_is_seen_after_a_moment(
+    tf: Any, file_systems: FileSystems, s3_folder: str
+) -> None:
+    write(tf, f"{s3_folder}/file")
+    assert tf.io.gfile.exists(f"{s3_folder}/file")
+    client = file_systems.server.client()
+    client.put_object(Bucket=BUCKET, Key=f"{key_of(s3_folder)}/file", Body=b"more of it")
+    wait_until(lambda: tf.io.gfile.stat(f"{s3_folder}/file").length == 10, 5)
+    client.delete_object(Bucket=BUCKET, Key=f"{key_of(s3_folder)}/file")
+    wait_until(lambda: not tf.io.gfile.exists(f"{s3_folder}/file"), 5)
 
 
 def test_nothing_is_in_the_bucket_before_the_close(

@@ -12,14 +12,15 @@ from file_systems import Place
 
 from pai_runner.errors import SetupError
 from pai_runner.script import filesystem
+from pai_runner.script.background import Background
 from pai_runner.script.matching import matching
 from pai_runner.script.staging import Staging
 from pai_runner.script.statuses import Code, code_of, message_of
 from pai_runner.script.stores import Store, Stores, is_bucket, parent
-from pai_runner.script.writers import Writers
+from pai_runner.script.writers import Writers, is_alone
 from pai_runner.secret import remember
 from pai_runner.storage.mounts import clean
-from pai_runner.storage.names import is_temporary, is_temporary_directory
+from pai_runner.storage.names import final_name, is_temporary, is_temporary_directory
 
 # ====== Names ======
 
@@ -75,6 +76,62 @@ def test_names_that_tensorflow_renames(name: str) -> None:
 )  # fmt: skip
 def test_names_of_the_script(name: str) -> None:
     assert not is_temporary(f"s3://b/{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.ckpt-1.index.tempstate17", "model.ckpt-1.index"),
+        ("checkpoint.tmp0123456789abcdef0123456789abcdef", "checkpoint"),
+        ("ck_temp/part-00002-of-00003.data-00000-of-00001", "ck.data-00002-of-00003"),
+        ("ck.part-00000-of-00001.data-00000-of-00001.tempstate5", "ck.data-00000-of-00001"),
+        ("ck.part-00000-of-00002.data-00001-of-00002", None),
+        ("ck_temp/part-00000-of-00001.index.tempstate17", None),
+        ("records-00001-of-00002", "records-00001-of-00002"),
+    ],
+)
+def test_the_name_that_tensorflow_will_give(name: str, expected: str | None) -> None:
+    assert final_name(f"s3://b/{name}") == (expected and f"s3://b/{expected}")
+
+
+def test_parts_that_other_processes_wait_for() -> None:
+    part = "s3://b/ck_temp/part-00000-of-00002.data-00000-of-00001"
+    assert not is_temporary(part, is_alone=False)
+    assert is_temporary(f"{part}.tempstate17", is_alone=False)
+    assert final_name(f"{part}.tempstate17", is_alone=False) == part
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [
+        ("TF_CONFIG", "", True),
+        ("TF_CONFIG", '{"cluster": {"worker": ["a:1"]}}', True),
+        ("TF_CONFIG", '{"cluster": {"chief": ["a:1"], "evaluator": ["a:2", "a:3"]}}', True),
+        ("TF_CONFIG", '{"cluster": {"worker": ["a:1", "a:2"]}}', False),
+        ("TF_CONFIG", '{"cluster": {"worker": ["a:1"], "ps": ["a:2"]}}', False),
+        ("TF_CONFIG", '{"cluster": {"chief": {"0": "a:1"}, "ps": {"0": "a:2"}}}', False),
+        ("TF_CONFIG", '{"cluster": null}', True),
+        ("TF_CONFIG", "no json", True),
+        ("PAI_TASKS", "1", True),
+        ("PAI_TASKS", "3", False),
+    ],
+)
+def test_whether_this_process_saves_alone(
+    variable: str, text: str, expected: bool, monkeypatch: pytest.MonkeyPatch, uploads: list[str]
+) -> None:
+    made, _ = writers(uploads, 1000)
+    assert made.is_temporary_directory("s3://b/ck_temp")
+    monkeypatch.setenv(variable, text)
+    assert made.is_temporary("s3://b/ck.part-00000-of-00002.index") is expected
+    assert made.is_temporary_directory("s3://b/ck_temp") is expected
+
+
+def test_a_number_of_tasks_that_is_none(
+    monkeypatch: pytest.MonkeyPatch, uploads: list[str]
+) -> None:
+    monkeypatch.setenv("PAI_TASKS", "many")
+    with pytest.raises(SetupError, match="PAI_TASKS=many"):
+        writers(uploads, 1000)[0].is_temporary("s3://b/x")
 
 
 def test_temporary_directories() -> None:
@@ -134,8 +191,18 @@ def uploads() -> list[str]:
 
 
 def writers(uploads: list[str], upload_seconds: float) -> tuple[Writers, Staging]:
-    staging = Staging()
-    return Writers(Stores(), staging, lambda: uploads.append("x"), upload_seconds), staging
+    def uploaded() -> None:
+        uploads.append("x")
+
+    stores, staging = Stores(), Staging()
+    background = Background(stores, uploaded, False, is_alone)
+    return Writers(stores, staging, uploaded, upload_seconds, background), staging
+
+
+def content(path: str) -> bytes:
+    found = bytearray(100)
+    count, _ = Store("memory", {}).read_into(path, 0, memoryview(found))
+    return bytes(found[:count])
 
 
 def append(made: Writers, path: str, *texts: bytes) -> None:
@@ -153,7 +220,13 @@ def test_a_synced_file_is_uploaded_when_it_is_time(uploads: list[str]) -> None:
     assert len(uploads) == 1
     append(writers(uploads, 0)[0], path, b"4")
     assert len(uploads) == 2, "the close had nothing more to upload"
-    assert Store("memory", {}).read(path, 0, 100) == b"1234"
+    assert content("memory://parts/synced") == b"1234"
+
+
+def test_a_synced_file_is_uploaded_sooner_when_much_is_new(uploads: list[str]) -> None:
+    much = bytes(9 << 20)
+    append(writers(uploads, 1000)[0], "memory://parts/much", much, much, much)
+    assert len(uploads) == 2, "when 18 MiB were new, and at the end"
 
 
 def test_uploads_take_a_tenth_of_the_time_at_most(uploads: list[str]) -> None:
@@ -185,7 +258,7 @@ def test_a_drain_uploads_what_is_open_and_only_once(uploads: list[str]) -> None:
     assert made.drain() == []
     assert made.drain() == []
     assert len(uploads) == 1
-    assert Store("memory", {}).read("memory://parts/drained", 0, 100) == b"content"
+    assert content("memory://parts/drained") == b"content"
     assert Store("memory", {}).find(failed.path) is None
     made.give_up()
     assert staging.files() == []

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +20,8 @@ CREDENTIALS = {"key": "faulty-key-id", "secret": "faulty-secret-value"}
 
 @dataclass
 class Faults:
-    """`refused` methods get 403, `broken` ones 500; the next `cut_reads` reads end half way.
+    """`refused` methods get 403, `broken` ones 500; the next `cut_reads` reads end where half of
+    the object ends.
 
     A request waits for `answering`; `requests` are those that came, `METHOD path`.
     """
@@ -97,21 +99,34 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_DELETE = do_POST = _serve
 
     def _answer_object(self, content: bytes) -> None:
+        headers = {"ETag": f'"{md5(content).hexdigest()}"'}
+        if self.headers.get("If-Match") not in (None, headers["ETag"]):
+            self._fail(412, "PreconditionFailed", "At least one of the conditions did not hold.")
+            return
+        start, end = 0, len(content)
         span = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if span is not None:
-            end = int(span[2]) + 1 if span[2] else len(content)
-            content = content[int(span[1]) : end]
-        cut = self.command == "GET" and self.faults.cut_reads > 0
-        if cut:
+            start, end = int(span[1]), min(int(span[2]) + 1 if span[2] else end, end)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+            if start >= len(content):
+                self._fail(416, "InvalidRange", "The requested range cannot be satisfied.")
+                return
+        half = None
+        if self.command == "GET" and self.faults.cut_reads > 0:
             self.faults.cut_reads -= 1
-        self._answer(206 if span else 200, content, {"ETag": '"tag"'}, cut)
+            half = max(0, len(content) // 2 - start)
+        self._answer(206 if span else 200, content[start:end], headers, half)
 
     def _fail(self, status: int, code: str, message: str) -> None:
         text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
         self._answer(status, text.encode(), {"Content-Type": "application/xml"})
 
     def _answer(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: bool = False
+        self,
+        status: int,
+        body: bytes,
+        headers: dict[str, str] | None = None,
+        cut_at: int | None = None,
     ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
@@ -119,5 +134,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if cut else body)
-        self.close_connection = cut
+            self.wfile.write(body[:cut_at])
+        self.close_connection = cut_at is not None

@@ -77,9 +77,9 @@ class OSSServer:
     def read(self, bucket: str, key: str) -> bytes:
         return self._control("object", bucket=bucket, key=key)
 
-    def uploads(self) -> list[str]:
-        """Return the `bucket/key` of the uploads in parts that are neither complete nor gone."""
-        answer: list[str] = json.loads(self._control("uploads"))
+    def uploads(self, bucket: str) -> list[str]:
+        """Return the keys of a bucket's multipart uploads that are neither complete nor gone."""
+        answer: list[str] = json.loads(self._control("uploads", bucket=bucket))
         return answer
 
     def calls_of_sts(self) -> list[dict[str, Any]]:
@@ -229,9 +229,9 @@ class _Control:
         content: bytes = self._service.store.get(bucket, key).value
         return content
 
-    def _uploads(self, body: Mapping[str, Any]) -> bytes:
+    def _uploads(self, body: Mapping[str, Any], bucket: str) -> bytes:
         uploads = self._service.store.uploads.values()
-        return json.dumps([f"{one.bucket}/{one.key}" for one in uploads]).encode()
+        return json.dumps([one.key for one in uploads if one.bucket == bucket]).encode()
 
     def _calls(self, body: Mapping[str, Any]) -> bytes:
         return json.dumps([asdict(one) for one in self._service.tokens.calls]).encode()

@@ -142,7 +142,7 @@ def test_a_sequence_agrees_with_a_dict(oss_server: OSSServer, proof_bucket: str,
     if model.files:
         fs.rm(model.folder, recursive=True)
     assert oss_server.keys(proof_bucket) == {}
-    assert oss_server.uploads() == []
+    assert oss_server.uploads(proof_bucket) == []
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_an_error_publishes_nothing(
     stream.write(content(size))
     stream.discard()
     assert server.read(bucket, "x") == b"before"
-    assert server.uploads() == []
+    assert server.uploads(bucket) == []
 
 
 def test_text(fs: OSSFileSystem, bucket: str) -> None:
@@ -111,7 +111,7 @@ def test_what_must_not_exist(fs: OSSFileSystem, server: OSSServer, bucket: str) 
     with pytest.raises(FileExistsError):
         second.close()
     assert server.read(bucket, "x") == b"first"
-    assert server.uploads() == []
+    assert server.uploads(bucket) == []
     with pytest.raises(FileExistsError):
         fs.pipe_file(f"{bucket}/x", b"", mode="create")
 
@@ -146,7 +146,7 @@ def test_a_transaction(fs: OSSFileSystem, server: OSSServer, bucket: str) -> Non
     with pytest.raises(RuntimeError):
         fail_in_transaction(fs, f"{bucket}/never", RuntimeError())
     assert "never" not in server.keys(bucket)
-    assert server.uploads() == []
+    assert server.uploads(bucket) == []
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_an_upload_whose_part_fails(fs: OSSFileSystem, server: OSSServer, bucket
     with pytest.raises(OSError, match="damaged"):
         stream.write(content(10 * BLOCK))
     stream.close()
-    assert (server.keys(bucket), server.uploads()) == ({}, [])
+    assert (server.keys(bucket), server.uploads(bucket)) == ({}, [])
 
 
 def test_an_upload_whose_last_answer_is_lost(

@@ -194,7 +194,7 @@ def test_a_manifest_survives_a_kill_at_any_byte(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     manifest = Manifest(str(path))
     manifest.copied("a", (1, 2, 3), "v1")
-    manifest.begin("b", (4, 5, 6), 4, "md5")
+    manifest.begin("b", (4, 5, 6), 4, 2**64 - 1)
     manifest.copied("b", (4, 5, 6), "v2")
     manifest.gone("a")
     manifest.close()
