@@ -64,11 +64,8 @@ class PartUpload(Protocol):
     def send(self, number: int, data: Bytes) -> None:
         """Send part `number`, counted from 1. Threads may send at once. Raises OSError."""
 
-    def complete(self, create: bool = False) -> str:
-        """Make the object of its parts and return its ETag.
-
-        Raises OSError; with `create` FileExistsError where there is an object.
-        """
+    def complete(self) -> str:
+        """Make the object of its parts and return its ETag. Raises OSError."""
 
     def abort(self) -> None:
         """Give the upload up, and with it the parts that were sent. Raises OSError."""
@@ -102,11 +99,8 @@ class Objects(Protocol):
     def has_below(self, path: str) -> bool:
         """Tell, with one request, whether a directory has anything in it. Raises OSError."""
 
-    def put(self, path: str, data: Bytes, create: bool = False) -> str:
-        """Write a whole object and return its ETag.
-
-        Raises OSError; with `create` FileExistsError where there is an object.
-        """
+    def put(self, path: str, data: Bytes) -> str:
+        """Write a whole object and return its ETag. Raises OSError."""
 
     def put_file(self, path: str, local: str) -> str:
         """Write a whole object of a local file, whatever its size, and return its ETag."""

@@ -49,8 +49,8 @@ class OSSObjects:
     def has_below(self, path: str) -> bool:
         return self._has_below(path)
 
-    def put(self, path: str, data: Bytes, create: bool = False) -> str:
-        return self._at(path).put(data, create)
+    def put(self, path: str, data: Bytes) -> str:
+        return self._at(path).put(data)
 
     def put_file(self, path: str, local: str) -> str:
         with mapped(local) as content:

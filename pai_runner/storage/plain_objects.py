@@ -52,9 +52,7 @@ class PlainObjects:
     def has_below(self, path: str) -> bool:
         return bool(self._call("isdir", path) and self._call("ls", path, detail=False))
 
-    def put(self, path: str, data: Bytes, create: bool = False) -> str:
-        if create and self._call("exists", path):
-            raise FileExistsError(errno.EEXIST, f"{path}: it exists")
+    def put(self, path: str, data: Bytes) -> str:
         self._make_parent(path)
         self._call("pipe_file", path, bytes(data))
         return ""

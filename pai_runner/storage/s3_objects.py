@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import re
 import threading
@@ -76,36 +75,12 @@ class S3Objects:
         _, page = self.call(path, lambda: self._requests.ask("GET", f"{bucket}/", query))
         return b"<Key>" in page
 
-    def put(self, path: str, data: Bytes, create: bool = False) -> str:
+    def put(self, path: str, data: Bytes) -> str:
         body = memory_of(data)
         headers = {"Content-MD5": md5_base64(body)}
-        if create:
-            headers["If-None-Match"] = "*"
-        is_second = False
-
-        def put() -> str:
-            nonlocal is_second
-            try:
-                answer, _ = self._requests.ask("PUT", path, {}, headers=headers, body=body)
-                return etag_of(answer)
-            except Refusal as refusal:
-                if refusal.status == 412 and is_second and self._holds(path, body):
-                    return self.describe(path).etag  # the answer to an earlier attempt was lost
-                raise
-            finally:
-                is_second = True
-
-        try:
-            return self.call(path, put)
-        except OSError as error:
-            if create and error.errno == errno.ESTALE:
-                raise FileExistsError(errno.EEXIST, f"{path}: it exists") from None
-            raise
-
-    def _holds(self, path: str, data: memoryview) -> bool:
-        found = bytearray(len(data))
-        count, whole = self.read_into(path, 0, memoryview(found))
-        return count == whole.size == len(data) and found == data
+        put = partial(self._requests.ask, "PUT", path, {}, headers=headers, body=body)
+        answer, _ = self.call(path, put)
+        return etag_of(answer)
 
     def put_file(self, path: str, local: str) -> str:
         with mapped(local) as content:
@@ -167,17 +142,15 @@ class S3Upload:
         answer, _ = self._call("PUT", query, headers=headers, body=body)
         self.parts[number] = Part(etag_of(answer), len(body), checksum)
 
-    def complete(self, create: bool = False) -> str:
+    def complete(self) -> str:
         parts = [(number, self.parts[number]) for number in sorted(self.parts)]
         text = "".join(_xml(number, part) for number, part in parts)
         body = memory_of(f"<CompleteMultipartUpload>{text}</CompleteMultipartUpload>".encode())
-        headers = {"If-None-Match": "*"} if create else {}
 
         def complete() -> str:
             answer, told = self._requests.ask(
-                "POST", self._path, {"uploadId": self.id},
-                headers=headers, body=body, seconds=SLOW_SECONDS,
-            )  # fmt: skip
+                "POST", self._path, {"uploadId": self.id}, body=body, seconds=SLOW_SECONDS
+            )
             # The status is sent before the parts are put together.
             if b"<Error>" in told:
                 raise refusal_in(told, answer.status, answer.headers)
@@ -189,10 +162,6 @@ class S3Upload:
             if error.code != "NoSuchUpload":
                 raise
             return self._made([part for _, part in parts], error)
-        except OSError as error:
-            if create and error.errno == errno.ESTALE:
-                raise FileExistsError(errno.EEXIST, f"{self._path}: it exists") from None
-            raise
 
     def _made(self, parts: Sequence[Part], error: OSError) -> str:
         """Return the ETag of the object, if an attempt whose answer was lost has made it.

@@ -20,7 +20,7 @@ import urllib3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
 
 from pai_runner.secret import redact
 from pai_runner.storage.attempts import (
@@ -151,12 +151,19 @@ class Requests:
             return dict(headers)
         request = AWSRequest(method, url, headers=headers, params=dict(query))
         request.context["client_config"] = _UNSIGNED_BODY
-        credentials = self._here().get_credentials()
-        if credentials is None:
-            raise NoCredentialsError
-        frozen = credentials.get_frozen_credentials()
-        S3SigV4Auth(frozen, "s3", region).add_auth(request)
+        S3SigV4Auth(self._credentials(), "s3", region).add_auth(request)
         return {str(name): str(value) for name, value in request.headers.items()}
+
+    def _credentials(self) -> Any:
+        """Return the keys of this moment; they are renewed. Raises PermissionError."""
+        try:
+            credentials = self._here().get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            return credentials.get_frozen_credentials()
+        except BotoCoreError as error:
+            text = f"no credentials for {self._endpoint or 'S3'}: {redact(str(error))}"
+            raise PermissionError(errno.EACCES, text) from error
 
     def _here(self) -> Any:
         """Return botocore's session, with the credentials that it keeps and renews."""
@@ -177,7 +184,7 @@ class Requests:
                     "s3",
                     region_name=region,
                     endpoint_url=self._endpoint,
-                    config=_UNSIGNED if self._is_anonymous else None,
+                    config=_UNSIGNED,  # it is asked where, not who
                 )
                 url = client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": "k"})
                 place = url.partition("?")[0].removesuffix("k")

@@ -136,19 +136,6 @@ def test_directories(shelf: Shelf) -> None:
     assert not shelf.objects.has_below(shelf.path("a/b"))
 
 
-def test_creating_what_is_there_is_refused(shelf: Shelf) -> None:
-    objects, path = shelf.objects, shelf.path("x")
-    objects.put(path, b"first", create=True)
-    with pytest.raises(FileExistsError):
-        objects.put(path, b"second", create=True)
-    upload = objects.upload(path)
-    upload.send(1, b"third")
-    with pytest.raises(FileExistsError):
-        upload.complete(create=True)
-    upload.abort()
-    assert read(objects, path, 0, 10) == b"first"
-
-
 def test_a_range_of_another_version_is_refused(shelf: Shelf) -> None:
     objects, path = shelf.objects, shelf.path("x")
     etag = objects.put(path, b"one")
@@ -246,7 +233,7 @@ def test_what_may_succeed_later_is_repeated(shelf: Shelf, kind: str) -> None:
 
 def test_answers_that_are_lost_are_found_out(shelf: Shelf) -> None:
     shelf.fail(Fault("lose", count=1, methods=("PUT",)))
-    shelf.far_objects.put(shelf.path("x"), b"content", create=True)
+    shelf.far_objects.put(shelf.path("x"), b"content")
     upload = shelf.far_objects.upload(shelf.path("y"))
     upload.send(1, b"part")
     shelf.fail(Fault("lose", count=1, methods=("POST",)))
@@ -302,15 +289,22 @@ def test_a_forked_child_opens_its_own(shelf: Shelf) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def test_without_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(PermissionError, match="no credentials for S3: Unable to locate"):
+        read(open_objects("s3", {"region": "eu-west-1"}), "bucket/key", 0, 1)
+
+
 # ====== Others ======
 
 
 def test_a_filesystem_without_parts(tmp_path: Path) -> None:
     objects = open_objects("memory", {})
     assert not objects.has_parts
-    objects.put("/plain/x", b"content", create=True)
-    with pytest.raises(FileExistsError):
-        objects.put("/plain/x", b"", create=True)
+    objects.put("/plain/x", b"content")
     assert read(objects, "/plain/x", 3, 50) == b"tent"
     assert objects.has_below("/plain")
     with pytest.raises(NotImplementedError):
