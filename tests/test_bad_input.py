@@ -193,10 +193,8 @@ FILLS_THE_DISK = """\
 import os
 import tensorflow as tf
 tf.app.flags.DEFINE_string("checkpointDir", "", "")
-value = tf.get_variable("value", shape=[4 * 1024 * 1024])
-with tf.Session() as sess:
-    sess.run(tf.global_variables_initializer())
-    tf.train.Saver().save(sess, os.path.join(tf.app.flags.FLAGS.checkpointDir, "model.ckpt"))
+with tf.gfile.GFile(os.path.join(tf.app.flags.FLAGS.checkpointDir, "vocabulary"), "w") as file:
+    file.write("x" * 16 * 1024 * 1024)
 """
 
 
