@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from pai_runner.errors import LocationError, nearest
 from pai_runner.secret import MASK, Secret, is_secret_name, mask_account, redact, remember
 
+# Protocols whose paths are `bucket/key`: directories are nothing but beginnings of keys.
+OBJECT_STORES = ("oss", "s3", "s3a")
+
 _SCHEME = re.compile(r"^(?P<protocol>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)$", re.DOTALL)
 # A query starts at a `?` that a `name=` follows, so that a key may hold a lone `?`.
 _QUERY = re.compile(r"\?(?=[A-Za-z_][\w.-]*=)")

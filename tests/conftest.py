@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import moto_server
 import oss_server as oss_double
 import pytest
+from checkpoint_scripts import Scripts, scripts_process
 from fault_server import fault_server
 from moto_server import S3Server
 from oss_server import OSSServer
@@ -103,3 +105,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "script" in item.path.relative_to(ROOT / "tests").parts[:-1]:
             item.add_marker(pytest.mark.tensorflow)
+
+
+# ====== Scripts that share one import of TensorFlow ======
+
+
+@pytest.fixture(scope="module")
+def forker() -> Iterator[subprocess.Popen[str]]:
+    """A process that has imported TensorFlow, and forks for each script."""
+    with scripts_process() as process:
+        yield process
+
+
+@pytest.fixture
+def scripts(forker: subprocess.Popen[str], tmp_path: Path) -> Iterator[Scripts]:
+    made = Scripts(forker, tmp_path)
+    yield made
+    made.give_up()

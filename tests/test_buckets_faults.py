@@ -12,13 +12,12 @@ import itertools
 import json
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from buckets_scripts import MOUNTS, SAVES, Bucket, misplaced, new_bucket, steps
-from checkpoint_scripts import Ended, Scripts, scripts_process
+from checkpoint_scripts import Ended, Scripts
 from fault_proxy import Fault, FaultProxy, fault_proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.proof_buckets]
@@ -34,19 +33,6 @@ STALLS = ("stall", "stall_answer")
 SHARES = (0.03, 0.1, 0.3)
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[subprocess.Popen[str]]:
-    with scripts_process() as process:
-        yield process
-
-
-@pytest.fixture
-def scripts(process: subprocess.Popen[str], tmp_path: Path) -> Iterator[Scripts]:
-    made = Scripts(process, tmp_path)
-    yield made
-    made.give_up()
 
 
 @pytest.fixture

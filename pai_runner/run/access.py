@@ -8,13 +8,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pai_runner.errors import SetupError, UsageError
-from pai_runner.location import ROLE_ARN, Location
+from pai_runner.location import OBJECT_STORES, ROLE_ARN, Location
 from pai_runner.secret import mask_account
 
 ROLES = ("assume", "ignore")
 
-# Here the address begins with a bucket.
-_OBJECT_STORES = ("oss", "s3", "s3a")
 _WEB = ("http", "https")
 # Of other protocols some have buckets, too, and no name server is to be asked for those.
 _LIKE_A_HOST = re.compile(r"[.:]|^\d")
@@ -110,6 +108,6 @@ def _check_servers(location: Location) -> None:
             refuse_metadata(text)
     authority = urlsplit(location.prefix)
     if location.protocol in _WEB or (
-        location.protocol not in _OBJECT_STORES and _LIKE_A_HOST.search(authority.netloc)
+        location.protocol not in OBJECT_STORES and _LIKE_A_HOST.search(authority.netloc)
     ):
         refuse_metadata(authority.hostname or "")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from pai_runner.command.job import ARCHIVES, is_archive, script_candidates
 from pai_runner.errors import ParameterError, SetupError, nearest
 from pai_runner.jobs.files import is_out_of_space
-from pai_runner.location import Location
+from pai_runner.location import OBJECT_STORES, Location
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractFileSystem
@@ -346,7 +346,7 @@ def _find_remote(location: Location, what: str, access: Access) -> _Remote:
 def _missing(location: Location, what: str, fs: AbstractFileSystem, path: str) -> SetupError:
     folder, _, name = path.rpartition("/")
     names = _names(fs, folder) if folder else []
-    if not names and location.protocol in ("s3", "s3a", "oss") and not _exists(fs, location.bucket):
+    if not names and location.protocol in OBJECT_STORES and not _exists(fs, location.bucket):
         from pai_runner.storage.filesystems import server_option
 
         server = server_option(location.protocol)

@@ -29,13 +29,11 @@ from pai_runner.script.stores import Entry, Stores, parent
 from pai_runner.storage.attempts import retry_seconds
 from pai_runner.storage.checksums import crc64
 from pai_runner.storage.failures import Failure, describe_error, failure_of
-from pai_runner.storage.names import final_name, is_events
+from pai_runner.storage.names import final_name, is_data, is_events, is_of_checkpoint
 from pai_runner.storage.objects import mapped
 from pai_runner.storage.pending import Journal, Operation, Waiting
 
-# tensor_bundle.cc, saver.py, checkpoint_management.py; saved_model/path_helpers.py.
-_CHECKPOINT = re.compile(r"(\.data-\d{5}-of-\d{5}|\.index|\.meta|/checkpoint)$")
-_DATA = re.compile(r"\.data-\d{5}-of-\d{5}$")
+# saved_model/path_helpers.py.
 _OF_SAVED_MODEL = re.compile(r"/variables/variables\.[^/]*$")
 
 # A server that cannot be reached is tried again for so many times PAI_RETRY_SECONDS.
@@ -91,7 +89,7 @@ class Background:
 
     def takes(self, path: str) -> bool:
         """Tell whether the file that will be at a clean path is uploaded behind."""
-        if not self._is_on or _CHECKPOINT.search(path) is None:
+        if not self._is_on or not is_of_checkpoint(path):
             return False
         return _OF_SAVED_MODEL.search(path) is None and self._is_alone()
 
@@ -123,7 +121,7 @@ class Background:
     def before_writing(self, path: str) -> None:
         """Wait for the last save where a new one begins at `path`. Raises what it failed with."""
         final = final_name(path)
-        if final is not None and self.takes(final) and _DATA.search(final):
+        if final is not None and self.takes(final) and is_data(final):
             self.settle()
 
     def folder_of(self, path: str) -> str | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from pai_runner.errors import SetupError
 from pai_runner.storage.lanes import lanes
 from pai_runner.storage.objects import PART
+from pai_runner.storage.settings import number_set
 
 _BUDGET = "PAI_READ_AHEAD_MB"
 _DEFAULT_BUDGET_MB = 512.0
@@ -65,13 +64,8 @@ class Budget:
 
 def read_ahead_bytes() -> int:
     """Return the budget that PAI_READ_AHEAD_MB sets, in bytes. Raises SetupError."""
-    text = os.environ.get(_BUDGET, "")
-    try:
-        return int(float(text or _DEFAULT_BUDGET_MB) * 1024 * 1024)
-    except ValueError:
-        raise SetupError(
-            f"{_BUDGET}={text} is not a number", "give megabytes, for example 512"
-        ) from None
+    megabytes = number_set(_BUDGET, _DEFAULT_BUDGET_MB, "megabytes, for example 512")
+    return int(megabytes * 1024 * 1024)
 
 
 class Block:

@@ -65,6 +65,7 @@ from pai_runner.secret import redact
 from pai_runner.storage.exits import prepare_for_exit
 from pai_runner.storage.failures import describe_error
 from pai_runner.storage.mounts import Mount, clean
+from pai_runner.storage.settings import number_set
 
 __all__ = ["Mount", "compiled_part", "drain", "register"]
 
@@ -287,13 +288,7 @@ def _saves_behind() -> bool:
 
 
 def _upload_seconds() -> float:
-    text = os.environ.get(_UPLOAD_SECONDS, "")
-    try:
-        return float(text) if text else _DEFAULT_UPLOAD_SECONDS
-    except ValueError:
-        raise SetupError(
-            f"{_UPLOAD_SECONDS}={text} is not a number", "give seconds, for example 30"
-        ) from None
+    return number_set(_UPLOAD_SECONDS, _DEFAULT_UPLOAD_SECONDS, "seconds, for example 30")
 
 
 def _set_status_address() -> int:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pai_runner.location import OBJECT_STORES
 from pai_runner.storage.exits import cancel_requests
 from pai_runner.storage.filesystems import (
     filesystem,
@@ -38,9 +39,6 @@ _T = TypeVar("_T")
 # found is never kept.
 _KNOWN_SECONDS = 2.0
 _MOST_KNOWN = 10_000
-
-# Stores whose keys are what stands behind `://bucket/`.
-_OBJECT_STORES = ("s3", "s3a", "oss")
 
 # Requests at once when a whole directory is copied or deleted.
 _CONCURRENCY = 16
@@ -133,7 +131,7 @@ class Store:
 
         Raises SetupError.
         """
-        if self._protocol in _OBJECT_STORES:  # others may connect when they are made
+        if self._protocol in OBJECT_STORES:  # others may connect when they are made
             self.objects.prepare(self._key(path))
 
     def find(self, path: str) -> Entry | None:
@@ -152,7 +150,7 @@ class Store:
 
     def _ask(self, path: str) -> Entry:
         key = self._key(path)
-        if self._protocol not in _OBJECT_STORES or "/" not in key:
+        if self._protocol not in OBJECT_STORES or "/" not in key:
             return _entry(self._call("info", key))
         try:
             return _file(self.objects.describe(key))
@@ -285,7 +283,7 @@ class Store:
                 pass
 
     def _key(self, path: str) -> str:
-        if self._protocol in _OBJECT_STORES:  # not to be asked: to make its filesystem takes long
+        if self._protocol in OBJECT_STORES:  # not to be asked: to make its filesystem takes long
             return path.partition("://")[2]
         key: str = self.fs._strip_protocol(path)
         return f"{key}/" if path.endswith("/") else key

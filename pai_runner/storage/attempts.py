@@ -8,14 +8,13 @@ that is raised in the end says what was tried.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from pai_runner.errors import SetupError
+from pai_runner.storage.settings import number_set
 
 # How long a connection may take to be made, and a server may be silent, in seconds.
 CONNECT_SECONDS = 5
@@ -54,13 +53,7 @@ def on_busy(listener: Callable[[], None]) -> None:
 
 def retry_seconds() -> float:
     """Return how long a busy server is asked again, in seconds. Raises SetupError."""
-    text = os.environ.get(_BUSY_SECONDS, "")
-    try:
-        return float(text) if text else _DEFAULT_BUSY_SECONDS
-    except ValueError:
-        raise SetupError(
-            f"{_BUSY_SECONDS}={text} is not a number", "give seconds, for example 60"
-        ) from None
+    return number_set(_BUSY_SECONDS, _DEFAULT_BUSY_SECONDS, "seconds, for example 60")
 
 
 class Attempts:

@@ -124,9 +124,19 @@ def is_renamed_into_place(path: str) -> bool:
     return name == "checkpoint" or name.endswith(".meta") or _DATA.search(name) is not None
 
 
+def is_data(path: str) -> bool:
+    """Tell whether it is a data file of a checkpoint."""
+    return _DATA.search(path) is not None
+
+
 def is_checkpoint_part(path: str) -> bool:
     """Tell whether an index or a `checkpoint` file stands for this one."""
-    return rank_of(path) is Rank.INDEX or _DATA.search(path) is not None
+    return rank_of(path) is Rank.INDEX or is_data(path)
+
+
+def is_of_checkpoint(path: str) -> bool:
+    """Tell whether it is a file that Saver or CheckpointManager writes."""
+    return is_checkpoint_part(path) or is_pointer(path) or path.endswith(".meta")
 
 
 def needs(path: str, content: bytes = b"") -> tuple[str, ...]:

@@ -78,7 +78,7 @@ class Objects(Protocol):
     """
 
     has_parts: bool
-    """Whether `upload` can be used: without it an object is written by `put` or `put_file`."""
+    """Whether `upload` can be used: all but `PlainObjects` have it."""
 
     def prepare(self, path: str) -> None:
         """Do what takes time before the first request, but make none. Raises SetupError."""
@@ -101,9 +101,6 @@ class Objects(Protocol):
 
     def put(self, path: str, data: Bytes) -> str:
         """Write a whole object and return its ETag. Raises OSError."""
-
-    def put_file(self, path: str, local: str) -> str:
-        """Write a whole object of a local file, whatever its size, and return its ETag."""
 
     def upload(self, path: str) -> PartUpload:
         """Begin to write an object in parts. Raises OSError."""

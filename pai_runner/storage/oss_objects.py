@@ -9,7 +9,7 @@ from typing import Any
 import oss2
 
 from pai_runner.storage.bodies import Body, fill
-from pai_runner.storage.objects import Bytes, Described, Part, mapped
+from pai_runner.storage.objects import Bytes, Described, Part
 from pai_runner.storage.oss_upload import Parts, Place
 
 
@@ -51,10 +51,6 @@ class OSSObjects:
 
     def put(self, path: str, data: Bytes) -> str:
         return self._at(path).put(data)
-
-    def put_file(self, path: str, local: str) -> str:
-        with mapped(local) as content:
-            return self.put(path, content)
 
     def upload(self, path: str) -> Parts:
         return Parts.begin(self._at(path))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, BinaryIO, TypeVar
 
@@ -20,8 +18,7 @@ from pai_runner.storage.checksums import crc64, crc64_of_parts, md5_base64
 from pai_runner.storage.failures import RefusedError
 from pai_runner.storage.objects import Bytes, Part
 from pai_runner.storage.oss_client import Client, body_for, check_crc
-
-logger = logging.getLogger(__name__)
+from pai_runner.storage.uploads import ParallelUpload
 
 _T = TypeVar("_T")
 
@@ -171,48 +168,32 @@ def _crc_of(parts: Sequence[Part]) -> int | None:
     return crc64_of_parts((int(part.checksum), part.size) for part in parts)
 
 
-class Upload:
+class Upload(ParallelUpload):
     """An object that is written in parts, several at once.
 
     After any failure `abort` must be called.
     """
 
     def __init__(self, place: Place) -> None:
-        self._place = place
-        self._sending: deque[Future[None]] = deque()
         self._parts = Parts.begin(place)
+        # Not the lanes: who writes may be on one.
+        super().__init__(self._parts, _PARTS_AT_ONCE, place.client.submit)
         self.count = 0
 
-    def add(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send the next part; wait where too many are on their way. Raises OSError."""
-        self._start(self._parts.send, data)
+        self.count += 1
+        self.add(partial(self._parts.send, self.count, data))
 
     def copy(self, source: Place, start: int, end: int, etag: str) -> None:
         """Add the bytes from `start` to `end` of another object, copied by the server."""
-        self._start(self._parts.copy, source, start, end, etag)
+        self.count += 1
+        self.add(partial(self._parts.copy, self.count, source, start, end, etag))
 
     def complete(self, create: bool, crc: int | None = None) -> None:
         """Make the object of its parts, whose CRC64 is `crc` if it is known. Raises OSError."""
-        while self._sending:
-            self._sending.popleft().result()
+        self.wait()
         self._parts.complete(create, crc)
-
-    def abort(self) -> None:
-        """Give the upload up, and with it the parts that were sent."""
-        for part in self._sending:
-            part.cancel()
-        wait(self._sending)  # a part that arrives after the end of its upload would stay
-        try:
-            self._parts.abort()
-        except OSError as error:
-            # What ended the upload is the error that counts.
-            logger.warning("an upload in parts is left over: %s", error.strerror)
-
-    def _start(self, work: Any, *arguments: Any) -> None:
-        if len(self._sending) >= _PARTS_AT_ONCE:
-            self._sending.popleft().result()
-        self.count += 1
-        self._sending.append(self._place.client.submit(work, self.count, *arguments))
 
 
 def put_stream(
@@ -236,7 +217,7 @@ def put_stream(
     upload = Upload(place)
     try:
         while data := stream.read(block):
-            upload.add(data)
+            upload.send(data)
             sent(len(data))
         upload.complete(create)
     except BaseException:
@@ -343,7 +324,7 @@ class OSSFile(AbstractBufferedFile):  # type: ignore[misc]
         data = self.buffer.getvalue()
         stop = len(data) if final else len(data) - len(data) % step
         for start in range(0, stop, step):
-            self._upload.add(data[start : min(start + step, stop)])
+            self._upload.send(data[start : min(start + step, stop)])
         self.offset += stop
         self.buffer = io.BytesIO()
         self.buffer.write(data[stop:])

@@ -58,6 +58,7 @@ class PlainObjects:
         return ""
 
     def put_file(self, path: str, local: str) -> str:
+        """Write a local file, whatever its size; return no ETag. Raises OSError."""
         self._make_parent(path)
         self._call("put_file", local, path)
         return ""

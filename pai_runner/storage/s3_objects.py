@@ -16,7 +16,7 @@ from pai_runner.storage.attempts import SLOW_SECONDS
 from pai_runner.storage.bodies import DamagedError, fill, repeated
 from pai_runner.storage.checksums import crc32c, has_crc32c, md5_base64
 from pai_runner.storage.failures import RefusedError, describe_error
-from pai_runner.storage.objects import Bytes, Described, Part, mapped, memory_of
+from pai_runner.storage.objects import Bytes, Described, Part, memory_of
 from pai_runner.storage.s3_requests import (
     Refusal,
     Requests,
@@ -81,10 +81,6 @@ class S3Objects:
         put = partial(self._requests.ask, "PUT", path, {}, headers=headers, body=body)
         answer, _ = self.call(path, put)
         return etag_of(answer)
-
-    def put_file(self, path: str, local: str) -> str:
-        with mapped(local) as content:
-            return self.put(path, content)
 
     def upload(self, path: str) -> S3Upload:
         return self.call(path, lambda: S3Upload.begin(self, self._requests, path))

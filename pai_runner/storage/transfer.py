@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
+from pai_runner.location import OBJECT_STORES
 from pai_runner.storage.checksums import crc64, crc64_of_parts
 from pai_runner.storage.filesystems import (
     check_directory,
@@ -36,8 +37,6 @@ _PARTS_AT_ONCE = 8
 BLOCKS_AHEAD = 16
 # A small file may have grown by so much since it was listed, and is read whole all the same.
 _GROWTH = 64 * 1024
-# Where directories are nothing but beginnings of keys: the files tell them all.
-_FLAT = ("s3", "s3a", "oss")
 
 
 class Stopped(Exception):
@@ -79,7 +78,8 @@ class Bucket:
         self.prefix = prefix
         self.stopping = stopping
         options = options_at(prefix, options)
-        self._is_flat = protocol in _FLAT
+        # Then the files tell all directories.
+        self._is_flat = protocol in OBJECT_STORES
         self._fs = filesystem(protocol, options)
         self._objects = open_objects(protocol, options, self._fs)
         self._base: str = self._fs._strip_protocol(prefix).rstrip("/")
@@ -126,7 +126,7 @@ class Bucket:
                 if not self._objects.has_parts:
                     info = self._fs.info(self.key(name))
                     return None if info["type"] == "directory" else _remote(info)
-                _, found = self._objects.read_into(self.key(name), 0, memoryview(b""))
+                found = self._objects.describe(self.key(name))
         except FileNotFoundError:
             return None
         return Remote(found.size, found.etag, found.modified_ns)

@@ -10,6 +10,7 @@ from functools import partial
 
 from pai_runner.storage.lanes import lanes
 from pai_runner.storage.objects import PART, Objects, PartUpload, mapped, part_size
+from pai_runner.storage.plain_objects import PlainObjects
 
 logger = logging.getLogger(__name__)
 
@@ -18,21 +19,27 @@ PARTS_AT_ONCE = 16
 
 
 class ParallelUpload:
-    """An object whose parts are sent by the lanes, at most `at_once` at a time.
+    """An object whose parts are sent at most `at_once` at a time, by the lanes or by `submit`.
 
     One thread uses it. After any failure `abort` must be called.
     """
 
-    def __init__(self, upload: PartUpload, at_once: int = PARTS_AT_ONCE) -> None:
+    def __init__(
+        self,
+        upload: PartUpload,
+        at_once: int = PARTS_AT_ONCE,
+        submit: Callable[[Callable[[], None]], Future[None]] | None = None,
+    ) -> None:
         self.upload = upload
         self.at_once = at_once
+        self._submit = submit or lanes().submit
         self._sending: deque[Future[None]] = deque()
 
     def add(self, send: Callable[[], None]) -> None:
         """Do `send` on a lane; wait where too many are on their way. Raises OSError."""
         if len(self._sending) >= self.at_once:
             self._sending.popleft().result()
-        self._sending.append(lanes().submit(send))
+        self._sending.append(self._submit(send))
 
     def wait(self) -> None:
         """Wait until all parts are sent. Raises OSError."""
@@ -63,7 +70,7 @@ def upload_file(
     The object appears whole or, on an error, stays as it was. `sent(count)` is called, on any
     thread, as bytes have arrived. Raises OSError.
     """
-    if not objects.has_parts:
+    if isinstance(objects, PlainObjects):
         etag = objects.put_file(path, local)
         sent(size)
         return etag

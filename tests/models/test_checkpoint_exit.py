@@ -6,28 +6,12 @@ import os
 import random
 import re
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from checkpoint_scripts import Scripts, scripts_process
+from checkpoint_scripts import Scripts
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[subprocess.Popen[str]]:
-    with scripts_process() as process:
-        yield process
-
-
-@pytest.fixture
-def scripts(process: subprocess.Popen[str], tmp_path: Path) -> Iterator[Scripts]:
-    made = Scripts(process, tmp_path)
-    yield made
-    made.give_up()
 
 
 SAVES = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from buckets_scripts import MOUNTS, Bucket, left_locally, misplaced, new_bucket
-from checkpoint_scripts import Ended, Scripts, scripts_process
+from checkpoint_scripts import Ended, Scripts
 from fault_proxy import Fault, fault_proxy
 from gate import Gate, gate_before
 
@@ -52,16 +52,10 @@ def wait():
 )
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[subprocess.Popen[str]]:
-    with scripts_process() as process:
-        yield process
-
-
 @pytest.fixture
-def scripts(process: subprocess.Popen[str], tmp_path: Path) -> Iterator[Scripts]:
+def scripts(forker: subprocess.Popen[str], tmp_path: Path) -> Iterator[Scripts]:
     os.mkfifo(tmp_path / "go")
-    made = Scripts(process, tmp_path)
+    made = Scripts(forker, tmp_path)
     yield made
     made.give_up()
 

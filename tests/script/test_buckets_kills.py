@@ -13,14 +13,12 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from buckets_scripts import MOUNTS, SAVES, Bucket, left_locally, misplaced, new_bucket, steps
-from checkpoint_scripts import Scripts, scripts_process
+from checkpoint_scripts import Scripts
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.proof_buckets]
 
@@ -40,19 +38,6 @@ KILLED = [
 ]
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[subprocess.Popen[str]]:
-    with scripts_process() as process:
-        yield process
-
-
-@pytest.fixture
-def scripts(process: subprocess.Popen[str], tmp_path: Path) -> Iterator[Scripts]:
-    made = Scripts(process, tmp_path)
-    yield made
-    made.give_up()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from buckets_scripts import MOUNTS, Bucket, new_bucket
-from checkpoint_scripts import Scripts, scripts_process
+from checkpoint_scripts import Scripts
 from fault_proxy import Fault, FaultProxy, fault_proxy
 from file_systems import Place
 from support import fork, wait_until
@@ -358,19 +357,6 @@ def test_data_that_cannot_be_sent_stops_its_writer(
 
 
 # ====== Other processes ======
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[subprocess.Popen[str]]:
-    with scripts_process() as process:
-        yield process
-
-
-@pytest.fixture
-def scripts(process: subprocess.Popen[str], tmp_path: Path) -> Iterator[Scripts]:
-    made = Scripts(process, tmp_path)
-    yield made
-    made.give_up()
 
 
 LEAVES = (
