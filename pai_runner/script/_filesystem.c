@@ -14,6 +14,7 @@
  *  - A file that is let go of without close() counts as written, as a local one is, unless an
  *    operation gives it up half way.
  */
+#define _GNU_SOURCE /* fopencookie */
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -33,8 +34,6 @@
 #define WRITE_BUFFER (256 * 1024)
 /* How much is written before Python is told that a file has grown: a part of its upload. */
 #define GROWTH (8 * 1024 * 1024)
-/* Every so many of them the writer waits until they are on their way. */
-#define PARTS_UNWAITED 8
 
 typedef struct TF_Status TF_Status;
 
@@ -123,6 +122,13 @@ typedef struct {
 
 /* ====== What Python gives ====== */
 
+/* A file in memory of which the byte `n` lies at `n % size`: what is written over what is for
+ * Python to say. It belongs to Python, as long as a writer has it. */
+typedef struct {
+  _Atomic int64_t size;
+  _Atomic int64_t written;
+} Ring;
+
 /* Each fails by setting the status. Python knows an open file by its number. */
 typedef struct {
   void (*set_status)(TF_Status *, int code, const char *message); /* TensorFlow's TF_SetStatus */
@@ -134,8 +140,9 @@ typedef struct {
   void (*close_reader)(int64_t number);
   char *(*read_whole)(const char *path, uint64_t *length, TF_Status *); /* to be freed */
 
-  int64_t (*open_writer)(const char *path, int append, int *descriptor, TF_Status *);
+  int64_t (*open_writer)(const char *path, int append, int *descriptor, Ring **ring, TF_Status *);
   void (*grow_writer)(int64_t number, TF_Status *);
+  int64_t (*make_room)(int64_t number); /* up to where its ring may be written, or -1 */
   void (*sync_writer)(int64_t number, TF_Status *);
   void (*close_writer)(int64_t number, TF_Status *);
   void (*drop_writer)(int64_t number, int publish);
@@ -203,7 +210,9 @@ typedef struct Writer {
   int64_t number;
   unsigned process; /* which process of a fork opened it */
   size_t untold;    /* bytes that were appended since Python was told */
-  unsigned told;    /* how often it was told */
+  Ring *ring;       /* NULL: the file is on the disk */
+  int descriptor;   /* of the ring's memory */
+  int64_t room;     /* up to where the ring may be written */
   struct Writer *next, **link;
 } Writer;
 
@@ -271,27 +280,80 @@ static bool is_open(const Writer *writer, TF_Status *status) {
   return false;
 }
 
+/* Ask Python for room in a ring; false, with errno, where there will be none. */
+static bool make_room(Writer *writer) {
+  errno = ECANCELED;
+  if (!enter(NULL)) return false;
+  const int64_t room = calls.make_room(writer->number);
+  leave();
+  errno = ECANCELED;
+  if (room <= writer->room) return false;
+  writer->room = room;
+  return true;
+}
+
+/* These two are a stream's, see fopencookie(3). */
+static ssize_t write_ring(void *cookie, const char *bytes, size_t count) {
+  Writer *writer = cookie;
+  size_t done = 0;
+  if (is_inherited(writer)) errno = EBUSY; /* the parent's, as is the memory */
+  while (done < count && !is_inherited(writer)) {
+    const int64_t at = atomic_load(&writer->ring->written);
+    if (at >= writer->room && !make_room(writer)) break;
+    const int64_t size = atomic_load(&writer->ring->size);
+    size_t most = count - done;
+    if (writer->room - at < (int64_t)most) most = writer->room - at;
+    if (size - at % size < (int64_t)most) most = size - at % size;
+    const ssize_t wrote = pwrite(writer->descriptor, bytes + done, most, at % size);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) break;
+    atomic_store(&writer->ring->written, at + wrote);
+    done += wrote;
+  }
+  return done;
+}
+
+static int close_ring(void *cookie) { return close(((Writer *)cookie)->descriptor); }
+
+/* Return a stream that appends to the writer's file, or NULL. */
+static FILE *new_stream(Writer *writer) {
+#ifdef __linux__
+  const cookie_io_functions_t functions = {.write = write_ring, .close = close_ring};
+  if (writer->ring != NULL) return fopencookie(writer, "wb", functions);
+#endif
+  FILE *file = fdopen(writer->descriptor, "ab");
+  if (file != NULL) fseeko(file, 0, SEEK_END); /* for tell, as fopen(path, "a") does */
+  return file;
+}
+
 static void open_writer(const char *path, int append, Handle *handle, TF_Status *status) {
   int descriptor = -1;
+  Ring *ring = NULL;
   if (!enter(status)) return;
-  const int64_t number = answered(calls.open_writer(path, append, &descriptor, status), status);
+  const int64_t number =
+      answered(calls.open_writer(path, append, &descriptor, &ring, status), status);
   leave();
   if (number < 0) { /* the status says why */
     if (descriptor >= 0) close(descriptor);
     return;
   }
-  Writer *writer = malloc(sizeof *writer);
-  FILE *file = fdopen(descriptor, "ab");
-  if (writer == NULL || file == NULL) {
+  Writer *writer = calloc(1, sizeof *writer);
+  if (writer != NULL) {
+    writer->number = number;
+    writer->process = atomic_load(&process);
+    writer->ring = ring;
+    writer->descriptor = descriptor;
+    writer->room = ring != NULL ? atomic_load(&ring->size) : 0;
+    writer->file = new_stream(writer);
+  }
+  if (writer == NULL || writer->file == NULL) {
     calls.set_status(status, RESOURCE_EXHAUSTED, "no memory for a writer");
     close(descriptor);
     free(writer);
     drop(number, 0);
     return;
   }
-  setvbuf(file, NULL, _IOFBF, WRITE_BUFFER);
-  fseeko(file, 0, SEEK_END); /* for tell, as fopen(path, "a") does */
-  *writer = (Writer){file, number, atomic_load(&process), 0, 0, NULL, NULL};
+  setvbuf(writer->file, NULL, _IOFBF, WRITE_BUFFER);
   remember(writer);
   handle->ours = writer;
 }
@@ -306,13 +368,13 @@ static void new_appendable(const Handle *fs, const char *path, Handle *handle, T
 
 void pai_tell_growth_to(int descriptor) { atomic_store(&growth_pipe, descriptor); }
 
-/* Let Python send what has reached the file; wait for it now and then, as it may wait itself. */
+/* Let Python send what has reached the file. */
 static void tell_growth(Writer *writer, TF_Status *status) {
   const int pipe = atomic_load(&growth_pipe);
   writer->untold = 0;
   if (fflush(writer->file) != 0) {
     fail(writer, errno, status);
-  } else if (pipe >= 0 && ++writer->told % PARTS_UNWAITED != 0) {
+  } else if (pipe >= 0) {
     /* When the pipe is full, the next number tells of this growth, too. */
     const ssize_t told = write(pipe, &writer->number, sizeof writer->number);
     (void)told;
@@ -339,7 +401,13 @@ static void writer_append(const Handle *handle, const char *bytes, size_t count,
 
 static int64_t writer_tell(const Handle *handle, TF_Status *status) {
   Writer *writer = handle->ours;
-  return is_open(writer, status) ? (int64_t)ftello(writer->file) : -1;
+  if (!is_open(writer, status)) return -1;
+  if (writer->ring == NULL) return (int64_t)ftello(writer->file);
+  if (fflush(writer->file) != 0) { /* else nobody knows what the stream holds */
+    fail(writer, errno, status);
+    return -1;
+  }
+  return atomic_load(&writer->ring->written);
 }
 
 /* TensorFlow flushes checkpoint files once more after closing them. */

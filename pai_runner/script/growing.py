@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
-from pai_runner.script.passing import PassingFile
+from pai_runner.script.passing import RING, PassingFile
 from pai_runner.script.stores import Store
 from pai_runner.storage.lanes import lanes
 from pai_runner.storage.objects import PART, PartUpload
 from pai_runner.storage.uploads import PARTS_AT_ONCE, ParallelUpload, send_part
 
 # A store takes 10,000 parts an object, and nobody knows yet how long this one will be: after every
-# so many parts they are twice as long, which makes 8 TiB at most.
-_PARTS_OF_ONE_SIZE = 1000
-# How much of a passing file may be on its way, in bytes, when its parts are long.
-_MOST_PASSING = 256 * 1024 * 1024
+# so many parts they are twice as long, which makes 7 TiB at most. Each begins at a multiple of its
+# length.
+_PARTS_OF_ONE_SIZE = 1024
+# Of a passing file several must fit into memory, which makes 489 GiB at most.
+_LONGEST_PASSING = RING // 3
 
 
 class Growing:
@@ -29,7 +30,7 @@ class Growing:
     ) -> None:
         """`path` is what the object will be; its store must know uploads in parts.
 
-        What was sent of a `passing` file is let go of.
+        Of a `passing` file what was sent may be gone.
         """
         self.path = path
         self._store = store
@@ -37,8 +38,7 @@ class Growing:
         self._passing = passing
         self._begun = lanes().submit(store.begin_upload, path)
         self._parts: _Parts | None = None
-        self._number = 0
-        self._given = 0  # bytes that the lanes have sent, or will send
+        self._ends = [0]  # of the parts that the lanes have sent, or will send
         self.error: OSError | None = None
 
     def grow(self, size: int, may_wait: bool) -> None:
@@ -50,10 +50,26 @@ class Growing:
             return
         try:
             parts = self._opened()
-            while self._given + self._length() <= size and (may_wait or not parts.is_full):
+            while self._ends[-1] + self._length() <= size and (may_wait or not parts.is_full):
                 self._send(parts, self._length())
         except OSError as error:
             self.error = error
+
+    def wait_until_sent(self, count: int) -> int:
+        """Wait until the first `count` bytes are sent; return how many are.
+
+        They must be given to the lanes already. Raises OSError, as `complete` will.
+        """
+        try:
+            if self.error is not None:
+                raise self.error
+            parts = self._opened()
+            while self._ends[parts.sent] < count or parts.is_first_sent:
+                parts.wait_for_first()
+            return self._ends[parts.sent]
+        except OSError as error:
+            self.error = error
+            raise
 
     def complete(self, size: int) -> None:
         """Send the rest of `size` bytes and make the object.
@@ -64,8 +80,8 @@ class Growing:
             if self.error is not None:
                 raise self.error
             parts = self._opened()
-            while self._given < size:
-                self._send(parts, min(self._length(), size - self._given))
+            while self._ends[-1] < size:
+                self._send(parts, min(self._length(), size - self._ends[-1]))
             parts.wait()
             try:
                 parts.upload.complete()
@@ -91,23 +107,25 @@ class Growing:
 
     def _length(self) -> int:
         """Return how long the next part is, unless it is the last."""
-        return int(PART * 2 ** (self._number // _PARTS_OF_ONE_SIZE))
+        length = int(PART * 2 ** ((len(self._ends) - 1) // _PARTS_OF_ONE_SIZE))
+        return length if self._passing is None else min(length, _LONGEST_PASSING)
 
     def _send(self, parts: _Parts, count: int) -> None:
         if self._passing is not None:
-            parts.at_once = max(2, min(PARTS_AT_ONCE, _MOST_PASSING // count))
-        parts.add(partial(self._send_piece, parts.upload, self._number + 1, self._given, count))
-        self._number += 1
-        self._given += count
+            parts.at_once = min(PARTS_AT_ONCE, RING // count - 1)
+        number, start = len(self._ends), self._ends[-1]
+        parts.add(partial(self._send_piece, parts.upload, number, start, count))
+        self._ends.append(start + count)
 
     def _send_piece(self, upload: PartUpload, number: int, start: int, count: int) -> None:
         try:
-            send_part(upload, self._local, number, start, count)
+            if self._passing is not None:
+                upload.send(number, self._passing.part(start, count))
+            else:
+                send_part(upload, self._local, number, start, count)
         except OSError as error:
             # Its frames would keep in memory what was to be sent.
             raise error.with_traceback(None) from None
-        if self._passing is not None:
-            self._passing.let_go(start, count)
 
 
 class _Parts(ParallelUpload):
@@ -115,3 +133,8 @@ class _Parts(ParallelUpload):
     def is_full(self) -> bool:
         """Tell whether `add` would wait."""
         return len(self._sending) >= self.at_once and not self._sending[0].done()
+
+    @property
+    def is_first_sent(self) -> bool:
+        """Tell whether `wait_for_first` would not wait."""
+        return bool(self._sending) and self._sending[0].done()

@@ -94,8 +94,7 @@ class FileLayer:
         with self._staging.lock:
             staged = self._staging.file(path)
             if staged is not None:
-                status = os.stat(staged.local)
-                return Entry(False, status.st_size, status.st_mtime_ns)
+                return Entry(False, staged.size, os.stat(staged.local).st_mtime_ns)
         return Entry(True) if self._staging.has_directory(path) else None
 
     def _list(self, path: str) -> dict[str, Entry]:

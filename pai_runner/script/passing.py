@@ -1,58 +1,97 @@
-"""Memory that large files pass through on their way to a store: what was sent is let go of.
+"""Memory that large files pass through on their way to a store: what was sent is written over.
 
-It is a file without a name (Linux's memfd), so that who writes and who sends need not know.
+It is a file without a name (Linux's memfd), so that who writes and who sends need not know. The
+same memory serves the whole file: to ask the system for each page, and to give it back, would
+cost more than to copy what it holds.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import sys
 import threading
 from functools import cache
 
-# linux/falloc.h: the size stays, the pages go.
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+# How much of a file is held in memory, in bytes, when it is longer: a multiple of its parts.
+RING = 192 * 1024 * 1024
+# For a file that is all kept.
+UNLIMITED = 1 << 62
+
+
+class _Ring(ctypes.Structure):
+    """`Ring` of _filesystem.c, in its order."""
+
+    _fields_ = (("size", ctypes.c_int64), ("written", ctypes.c_int64))
 
 
 class PassingFile:
-    """A file in memory; `path` opens it in this process."""
+    """A file in memory; `path` opens it in this process.
+
+    The byte `n` lies at `n % RING`, until somebody reads the file: from then on all is kept.
+    """
 
     def __init__(self, name: str) -> None:
         """`name` is for people who look at the process. Raises OSError."""
         self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
         self.path = f"/proc/self/fd/{self._descriptor}"
         self.has_holes = False
+        self._ring = _Ring(RING, 0)
         self._is_kept = False
+        self._mapped: dict[tuple[int, int], memoryview] = {}
         self._lock = threading.Lock()
 
-    def let_go(self, start: int, size: int) -> None:
-        """Give the memory of a range back; it reads as zeros from then on. Raises OSError."""
+    @property
+    def address(self) -> int:
+        """Where the compiled part finds, and counts, what is written; valid as long as this is."""
+        return ctypes.addressof(self._ring)
+
+    @property
+    def size(self) -> int:
+        """Bytes that were written."""
+        return int(self._ring.written)
+
+    def open(self) -> int:
+        """Return a descriptor for the compiled part to write with. Raises OSError."""
+        return os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def part(self, start: int, count: int) -> memoryview:
+        """Return what was written of a part of the file, which must not wrap. Raises OSError."""
+        place = start % self._ring.size, count
         with self._lock:
-            if self._is_kept or self._descriptor < 0:
-                return
-            self.has_holes = True
-            mode = _KEEP_SIZE | _PUNCH_HOLE
-            if _fallocate()(self._descriptor, mode, start, size) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+            if self._descriptor < 0:
+                raise OSError(errno.EBADF, "the file is closed")
+            if place not in self._mapped:
+                made = mmap.mmap(self._descriptor, count, access=mmap.ACCESS_READ, offset=place[0])
+                self._mapped[place] = memoryview(made)
+            return self._mapped[place]
 
-    def open_to_read(self) -> int:
-        """Return a descriptor that reads the file, of which nothing is let go from then on.
+    def write_over(self) -> bool:
+        """Let what was sent be written over from now on; tell whether it may be."""
+        with self._lock:
+            self.has_holes = not self._is_kept
+            return self.has_holes
 
-        Raises OSError (EBUSY) when something was.
-        """
+    def keep(self) -> None:
+        """Let nothing be written over from now on. Raises OSError (EBUSY) when something was."""
         with self._lock:
             if self.has_holes:
                 text = "it is on its way, and can be read when it is in its store"
                 raise OSError(errno.EBUSY, text)
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             self._is_kept = True
-        return descriptor
+            self._ring.size = UNLIMITED
+
+    def open_to_read(self) -> int:
+        """Return a descriptor that reads the file, of which all is kept. Raises as `keep`."""
+        self.keep()
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
+        """Let go of the memory, when those who write and send have done so, too."""
         with self._lock:
+            self._mapped.clear()
             descriptor, self._descriptor = self._descriptor, -1
             if descriptor >= 0:  # its number may be another file's by now
                 os.close(descriptor)
@@ -68,20 +107,12 @@ def can_pass() -> bool:
     except OSError:
         return False
     try:
-        with open(file.path, "wb") as stream:
-            stream.write(bytes(8192))
-        file.let_go(0, 4096)
-        return os.stat(file.path).st_size == 8192
+        descriptor = file.open()
+        try:
+            return os.pwrite(descriptor, b"trial", 0) == 5 and bytes(file.part(0, 5)) == b"trial"
+        finally:
+            os.close(descriptor)
     except OSError:
         return False
     finally:
         file.close()
-
-
-@cache
-def _fallocate() -> ctypes._NamedFuncPointer:
-    library = ctypes.CDLL(None, use_errno=True)
-    # musl has one for all sizes, under the plain name.
-    function = getattr(library, "fallocate64", None) or library.fallocate
-    function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return function

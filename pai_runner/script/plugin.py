@@ -42,6 +42,7 @@ _OnPath = CFUNCTYPE(None, c_char_p, c_void_p)
 _OnTwoPaths = CFUNCTYPE(None, c_char_p, c_char_p, c_void_p)
 _OnWriter = CFUNCTYPE(None, c_int64, c_void_p)
 _NamesOfPath = CFUNCTYPE(c_int, c_char_p, c_void_p, c_void_p)
+_OpenWriter = CFUNCTYPE(c_int64, c_char_p, c_int, POINTER(c_int), POINTER(c_void_p), c_void_p)
 _SetStatus = CFUNCTYPE(None, c_void_p, c_int, c_char_p)
 
 
@@ -55,8 +56,9 @@ class _Calls(ctypes.Structure):
         ("read", CFUNCTYPE(c_int64, c_int64, c_uint64, c_size_t, c_void_p, c_void_p)),
         ("close_reader", CFUNCTYPE(None, c_int64)),
         ("read_whole", CFUNCTYPE(c_void_p, c_char_p, POINTER(c_uint64), c_void_p)),
-        ("open_writer", CFUNCTYPE(c_int64, c_char_p, c_int, POINTER(c_int), c_void_p)),
+        ("open_writer", _OpenWriter),
         ("grow_writer", _OnWriter),
+        ("make_room", CFUNCTYPE(c_int64, c_int64)),
         ("sync_writer", _OnWriter),
         ("close_writer", _OnWriter),
         ("drop_writer", CFUNCTYPE(None, c_int64, c_int)),
@@ -152,7 +154,7 @@ class Plugin:
         calls = _Calls(set_status=self._set_status)
         calls.holds_interpreter = ctypes.cast(ctypes.pythonapi.PyGILState_Check, c_void_p)
         for name, kind in _Calls._fields_[2:]:
-            has_status = name not in ("close_reader", "drop_writer")
+            has_status = name not in ("close_reader", "make_room", "drop_writer")
             guarded = _with_status if has_status else _with_report
             callback = kind(guarded(getattr(self, f"_{name}"), self._set_status))
             # TensorFlow's threads may still be in a callback when the interpreter frees all.
@@ -193,14 +195,25 @@ class Plugin:
 
     # ====== Writers ======
 
-    def _open_writer(self, path: bytes, append: int, descriptor: Any, status: int) -> int:
+    def _open_writer(
+        self, path: bytes, append: int, descriptor: Any, ring: Any, status: int
+    ) -> int:
         staged, descriptor[0] = self._layer.open_writer(_text(path), bool(append))
+        ring[0] = staged.passing.address if staged.passing else None
         number = next(self._numbers)
         self._writers[number] = staged
         return number
 
     def _grow_writer(self, number: int, status: int) -> None:
-        self._layer.writers.grow(self._writers[number], may_wait=True)
+        self._layer.writers.grow(self._writers[number])
+
+    def _make_room(self, number: int) -> int:
+        staged = self._writers[number]
+        try:
+            return self._layer.writers.make_room(staged)
+        except BaseException as error:  # told by fail_writer: stdio has no words for it
+            staged.failure = error.with_traceback(None)  # its frames hold the file
+            return -1
 
     def _follow_growth(self, descriptor: int) -> None:
         """Send what the compiled part says has been written, as far as goes without waiting."""
@@ -209,7 +222,7 @@ class Plugin:
             for number in {*memoryview(numbers).cast("q")}:
                 staged = self._writers.get(number)  # None: it is closed
                 if staged is not None:
-                    self._layer.writers.grow(staged, may_wait=False)
+                    self._layer.writers.grow(staged)
 
     def _sync_writer(self, number: int, status: int) -> None:
         self._layer.writers.sync(self._writers[number])
@@ -223,7 +236,7 @@ class Plugin:
     def _fail_writer(self, number: int, error: int, status: int) -> None:
         staged = self._writers[number]
         staged.is_failed = True
-        failure = OSError(error, os.strerror(error))
+        failure = staged.failure or OSError(error, os.strerror(error))
         _set(self._set_status, status, failure, staged.path)
 
     # ====== Paths ======

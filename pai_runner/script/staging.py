@@ -29,9 +29,10 @@ _MANY_NEW = 16 * 1024 * 1024
 class Staged:
     """A file on the local disk that is, or will be, the file at `path`.
 
-    `writers` counts those that have it open. A write to it failed when `is_failed`, its last
-    upload at the end of the process when `is_lost`. `is_detached` says that its path was removed
-    or taken by another file meanwhile: as on a local disk, its writers write on, for nobody.
+    `writers` counts those that have it open. A write to it failed when `is_failed`, by `failure`
+    where the system does not say why; its last upload at the end of the process when `is_lost`.
+    `is_detached` says that its path was removed or taken by another file meanwhile: as on a local
+    disk, its writers write on, for nobody.
 
     `uploading` is held by whoever reads the file to upload it, or cuts it. `growing` is what was
     sent of the file while it is written, where `may_grow` allows it; both belong to the holder.
@@ -46,6 +47,7 @@ class Staged:
         self.local = passing.path if passing else _new_file(folder or tempfile.gettempdir())
         self.writers = 0
         self.is_failed = False
+        self.failure: BaseException | None = None
         self.is_lost = False
         self.is_detached = False
         self.uploading = threading.Lock()
@@ -58,7 +60,7 @@ class Staged:
     @property
     def size(self) -> int:
         """Bytes that have reached the local file."""
-        return os.path.getsize(self.local)
+        return self.passing.size if self.passing else os.path.getsize(self.local)
 
     @property
     def has_holes(self) -> bool:
@@ -83,11 +85,16 @@ class Staged:
 
         To truncate it `uploading` must be held: an upload maps it into memory.
         """
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        if self.passing is not None:
+            descriptor = self.passing.open()
+        else:
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+            # An ext4 would wait at the close for the disk, even where there was nothing to cut:
+            # kernel.org/doc/html/latest/admin-guide/ext4.html, auto_da_alloc.
+            flags |= os.O_TRUNC if truncate and self.size else 0
+            descriptor = os.open(self.local, flags)
         if truncate:
-            flags |= os.O_TRUNC
             self._uploaded = -1
-        descriptor = os.open(self.local, flags)
         self.writers += 1
         return descriptor
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pai_runner.errors import SetupError
 from pai_runner.script.background import Background
 from pai_runner.script.growing import Growing
-from pai_runner.script.passing import PassingFile, can_pass
+from pai_runner.script.passing import RING, UNLIMITED, PassingFile, can_pass
 from pai_runner.script.staging import Staged, Staging
 from pai_runner.script.stores import Store, Stores
 from pai_runner.storage.failures import Failure, describe_error, failure_of
@@ -28,6 +28,8 @@ from pai_runner.storage.objects import PART
 
 # From this size on a file is sent in parts: before, one request is better.
 _LARGE = 2 * PART
+# Who writes more than passes through memory waits until so much of it is free.
+_ROOM = 4 * PART
 
 # How many tasks the job has: set by whoever starts them.
 _TASKS = "PAI_TASKS"
@@ -118,40 +120,65 @@ class Writers:
         with staged.uploading:
             if not append:
                 _give_up_parts(staged)
+            if staged.passing is not None:
+                if not append:
+                    self._staging.discard(staged)  # its writers write on, for nobody
+                elif staged.writers:
+                    raise OSError(errno.EBUSY, "it is being written")
+                else:
+                    staged.passing.keep()
             with self._staging.lock:
                 if self._staging.file(path) is not staged:
                     return None
                 return staged.open(truncate=not append)
 
-    def grow(self, staged: Staged, may_wait: bool) -> None:
-        """Send what is whole of a large file that is being written.
+    def grow(self, staged: Staged) -> None:
+        """Send what is whole of a large file that is being written, as far as goes without waiting.
 
-        What cannot be sent now goes when the file has grown again, or at its end. With `may_wait`
-        who writes a passing file waits while much of it is on its way, and learns of failures:
-        raises OSError.
+        The rest goes when the file has grown again, or at its end.
         """
-        may_wait = may_wait and staged.passing is not None
-        if not staged.uploading.acquire(blocking=may_wait):
+        if not staged.uploading.acquire(blocking=False):
             return
         try:
             if staged.may_grow and not staged.is_failed and not staged.is_detached:
-                self._send_ahead(staged, staged.size, may_wait)
+                self._send_ahead(staged, may_wait=False)
         finally:
             staged.uploading.release()
 
-    def _send_ahead(self, staged: Staged, size: int, may_wait: bool) -> None:
+    def make_room(self, staged: Staged) -> int:
+        """Wait until a passing file of which all memory is used can be written on.
+
+        Returns up to which of its bytes. Raises OSError: then it is lost.
+        """
+        passing = staged.passing
+        assert passing is not None
+        with staged.uploading:
+            if staged.is_detached:  # it is written for nobody
+                return UNLIMITED
+            try:
+                growing = self._send_ahead(staged, may_wait=True)
+                if growing is None or not passing.write_over():
+                    passing.keep()
+                    return UNLIMITED
+                return growing.wait_until_sent(passing.size - RING + _ROOM) + RING
+            except OSError:
+                staged.is_failed = True
+                raise
+
+    def _send_ahead(self, staged: Staged, may_wait: bool) -> Growing | None:
+        """Send what is whole of a file; return what sends it, if it can be sent before its end."""
+        size = staged.size
         path = final_name(staged.path, is_alone())
         if path is None or size < _LARGE:
-            return
+            return None
         store = self._stores.of(path)
         if staged.growing is None and store.objects.has_parts:
             staged.growing = Growing(store, path, staged.local, staged.passing)
         # A file that was renamed otherwise than foretold is sent again, as a whole.
-        if staged.growing is not None and staged.growing.path == path:
-            staged.growing.grow(size, may_wait)
-            if may_wait and staged.growing.error is not None:
-                staged.is_failed = True
-                raise staged.growing.error
+        if staged.growing is None or staged.growing.path != path:
+            return None
+        staged.growing.grow(size, may_wait)
+        return staged.growing
 
     def sync(self, staged: Staged) -> None:
         """Upload what is written so far, when it is time.

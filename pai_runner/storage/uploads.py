@@ -21,7 +21,8 @@ PARTS_AT_ONCE = 16
 class ParallelUpload:
     """An object whose parts are sent at most `at_once` at a time, by the lanes or by `submit`.
 
-    One thread uses it. After any failure `abort` must be called.
+    `sent` says how many of the first parts are. One thread uses it. After any failure `abort` must
+    be called.
     """
 
     def __init__(
@@ -32,19 +33,25 @@ class ParallelUpload:
     ) -> None:
         self.upload = upload
         self.at_once = at_once
+        self.sent = 0
         self._submit = submit or lanes().submit
         self._sending: deque[Future[None]] = deque()
 
     def add(self, send: Callable[[], None]) -> None:
         """Do `send` on a lane; wait where too many are on their way. Raises OSError."""
         if len(self._sending) >= self.at_once:
-            self._sending.popleft().result()
+            self.wait_for_first()
         self._sending.append(self._submit(send))
+
+    def wait_for_first(self) -> None:
+        """Wait until the first part that is on its way is sent. Raises OSError."""
+        self._sending.popleft().result()
+        self.sent += 1
 
     def wait(self) -> None:
         """Wait until all parts are sent. Raises OSError."""
         while self._sending:
-            self._sending.popleft().result()
+            self.wait_for_first()
 
     def abort(self) -> None:
         """Give the upload up, and with it the parts that were sent."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -53,6 +54,20 @@ class Watch:
 
     def result(self, size: int, **more: Any) -> Result:
         return {"seconds": self.seconds, "bytes": size, "peak_mib": self.peak_mib, **more}
+
+
+def ready_disk(size: int) -> None:
+    """Let a file of `size` bytes in TMPDIR cost the same whenever it is written.
+
+    What was written before is on the disk then. And a virtual machine gets much of its memory from
+    its host when it is first touched, which takes several times as long as to write a file to it:
+    the next file finds the memory of one that was just removed.
+    """
+    os.sync()
+    block = bytes(8 << 20)
+    with tempfile.TemporaryFile(buffering=0) as file:
+        for _ in range(-(-size // len(block))):
+            file.write(block)
 
 
 def folder_digest(folder: str) -> Result:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_data import BEFORE, BEHIND, DIGITS, RECORD, file_name
-from storage_task import Result, Task, Watch, folder_digest
+from storage_task import Result, Task, Watch, folder_digest, ready_disk
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -140,6 +140,7 @@ def save(task: Task) -> Result:
     """
     tf = tensorflow(task)
     checkpoint = tf.train.Checkpoint(value=_variable(tf, task.bytes))
+    ready_disk(task.bytes)
     with Watch() as watch:
         prefix = checkpoint.save(f"{task.path}/ck")
     return watch.result(task.bytes, digest=_file_digest(f"{prefix}.data-00000-of-00001"))
