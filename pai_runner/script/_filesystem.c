@@ -27,6 +27,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __APPLE__
+#define discard fpurge
+#else
+#include <stdio_ext.h>
+#define discard __fpurge
+#endif
+
 #define CANCELLED 1
 #define RESOURCE_EXHAUSTED 8
 #define FAILED_PRECONDITION 9
@@ -213,6 +220,7 @@ typedef struct Writer {
   Ring *ring;       /* NULL: the file is on the disk */
   int descriptor;   /* of the ring's memory */
   int64_t room;     /* up to where the ring may be written */
+  char *buffer;     /* the stream's: setvbuf of glibc makes none of a given size */
   struct Writer *next, **link;
 } Writer;
 
@@ -231,6 +239,8 @@ static atomic_uint process; /* how many forks lie between this process and the f
 
 static void after_fork_in_child(void) {
   atomic_fetch_add(&process, 1);
+  /* The parent writes what it holds; exit(3) in the child would write it once more. */
+  for (Writer *writer = open_writers; writer != NULL; writer = writer->next) discard(writer->file);
   atomic_store(&calls_under_way, 0);
   atomic_store(&growth_pipe, -1); /* the thread that reads it is the parent's */
   pthread_mutex_init(&writers_lock, NULL);
@@ -321,9 +331,7 @@ static FILE *new_stream(Writer *writer) {
   const cookie_io_functions_t functions = {.write = write_ring, .close = close_ring};
   if (writer->ring != NULL) return fopencookie(writer, "wb", functions);
 #endif
-  FILE *file = fdopen(writer->descriptor, "ab");
-  if (file != NULL) fseeko(file, 0, SEEK_END); /* for tell, as fopen(path, "a") does */
-  return file;
+  return fdopen(writer->descriptor, "ab");
 }
 
 static void open_writer(const char *path, int append, Handle *handle, TF_Status *status) {
@@ -353,7 +361,9 @@ static void open_writer(const char *path, int append, Handle *handle, TF_Status 
     drop(number, 0);
     return;
   }
-  setvbuf(writer->file, NULL, _IOFBF, WRITE_BUFFER);
+  writer->buffer = malloc(WRITE_BUFFER);
+  if (writer->buffer != NULL) setvbuf(writer->file, writer->buffer, _IOFBF, WRITE_BUFFER);
+  if (ring == NULL) fseeko(writer->file, 0, SEEK_END); /* for tell, as fopen(path, "a") does */
   remember(writer);
   handle->ours = writer;
 }
@@ -427,14 +437,23 @@ static void writer_sync(const Handle *handle, TF_Status *status) {
   }
 }
 
+/* Write out and close a writer's stream; false, with errno, where that failed. */
+static bool end_stream(Writer *writer, FILE *file) {
+  forget(writer);
+  const bool is_whole = fclose(file) == 0;
+  const int error = errno;
+  free(writer->buffer); /* of an inherited writer it stays: exit(3) still looks into the stream */
+  errno = error;
+  return is_whole;
+}
+
 static void writer_close(const Handle *handle, TF_Status *status) {
   Writer *writer = handle->ours;
   if (!is_open(writer, status)) return;
   FILE *file = writer->file;
   writer->file = NULL;
   if (is_inherited(writer)) return; /* the parent writes what it holds */
-  forget(writer);
-  if (fclose(file) != 0) {
+  if (!end_stream(writer, file)) {
     fail(writer, errno, status);
     drop(writer->number, 0);
   } else if (enter(status)) {
@@ -446,8 +465,7 @@ static void writer_close(const Handle *handle, TF_Status *status) {
 static void writer_cleanup(Handle *handle) {
   Writer *writer = handle->ours;
   if (writer->file != NULL && !is_inherited(writer)) {
-    forget(writer);
-    const bool is_whole = fclose(writer->file) == 0;
+    const bool is_whole = end_stream(writer, writer->file);
     drop(writer->number, is_whole && (!read_failed || calls.holds_interpreter()));
   }
   free(writer);

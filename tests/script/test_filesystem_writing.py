@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import itertools
 import os
@@ -319,6 +320,17 @@ def test_a_forked_child_leaves_the_upload_to_its_parent(tf: Any, s3: Bucket) -> 
     assert is_pieces(s3.read("of the parent"), count)
     assert is_pieces(s3.read("of the child"), 17)
     assert not s3.pending()
+
+
+def test_a_child_that_exits_writes_nothing_of_its_parent(tf: Any, s3: Bucket) -> None:
+    with tf.io.gfile.GFile(f"{s3.folder}/once", "wb") as writer:
+        writer.write(b"held by stdio")
+        process = fork()
+        if process == 0:
+            ctypes.CDLL(None).fflush(None)  # as exit(3) does with every stream
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert s3.read("once") == b"held by stdio"
 
 
 # ====== Failures ======
