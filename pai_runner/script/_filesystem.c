@@ -240,7 +240,8 @@ static atomic_uint process; /* how many forks lie between this process and the f
 static void after_fork_in_child(void) {
   atomic_fetch_add(&process, 1);
   /* The parent writes what it holds; exit(3) in the child would write it once more. */
-  for (Writer *writer = open_writers; writer != NULL; writer = writer->next) discard(writer->file);
+  for (Writer *writer = open_writers; writer != NULL; writer = writer->next)
+    if (writer->file != NULL) discard(writer->file);
   atomic_store(&calls_under_way, 0);
   atomic_store(&growth_pipe, -1); /* the thread that reads it is the parent's */
   pthread_mutex_init(&writers_lock, NULL);
