@@ -39,6 +39,8 @@
 #define FAILED_PRECONDITION 9
 #define UNAVAILABLE 14
 #define WRITE_BUFFER (256 * 1024)
+/* How long a thread is kept from an interpreter that may end meanwhile, in milliseconds. */
+#define LINGER_MS 5000
 /* How much is written before Python is told that a file has grown: a part of its upload. */
 #define GROWTH (8 * 1024 * 1024)
 
@@ -140,6 +142,8 @@ typedef struct {
 typedef struct {
   void (*set_status)(TF_Status *, int code, const char *message); /* TensorFlow's TF_SetStatus */
   int (*holds_interpreter)(void);                                 /* PyGILState_Check */
+  void *(*thread_state)(void);                                    /* PyGILState_GetThisThreadState */
+  int (*is_finalizing)(void);                                     /* Py_IsFinalizing */
 
   int64_t (*open_reader)(const char *path, void *reader, TF_Status *); /* reader: for pai_offer */
   int64_t (*read)(int64_t number, uint64_t offset, size_t count, char *into,
@@ -176,6 +180,21 @@ static char *schemes; /* names, each ended by \0, then an empty one */
 static atomic_bool closed;
 static atomic_int calls_under_way;
 
+static pthread_t closer; /* who has closed the door: Python's main thread */
+
+/* Keep a thread of Python's, which comes back to an interpreter that ends, from coming back.
+ *
+ * Python before 3.14 ends such a thread where it asks for the interpreter's lock: in the middle of
+ * TensorFlow's C++, which takes the process down. From 3.14 on it keeps them so itself. While
+ * exit handlers run, which may wait for the thread, it is let go after a while. */
+static void linger(void) {
+  const struct timespec pause = {0, 5 * 1000 * 1000};
+  if (!atomic_load(&closed) || pthread_equal(closer, pthread_self())) return;
+  if (calls.thread_state() == NULL || calls.holds_interpreter()) return;
+  for (int waited = 0; waited < LINGER_MS || calls.is_finalizing(); waited += 5)
+    nanosleep(&pause, NULL);
+}
+
 static void refuse(TF_Status *status) {
   calls.set_status(status, UNAVAILABLE, "the process is ending: its file systems are closed");
 }
@@ -184,16 +203,21 @@ static bool enter(TF_Status *status) {
   atomic_fetch_add(&calls_under_way, 1);
   if (!atomic_load(&closed)) return true;
   atomic_fetch_sub(&calls_under_way, 1);
+  linger();
   if (status != NULL) refuse(status);
   return false;
 }
 
-static void leave(void) { atomic_fetch_sub(&calls_under_way, 1); }
+static void leave(void) {
+  atomic_fetch_sub(&calls_under_way, 1);
+  linger();
+}
 
 /* Let no further call reach Python; true when those under way ended within `seconds`. Called
  * without the interpreter's lock, which they need. */
 int pai_close(double seconds) {
   const struct timespec pause = {0, 5 * 1000 * 1000};
+  closer = pthread_self();
   atomic_store(&closed, true);
   for (double waited = 0; atomic_load(&calls_under_way) > 0; waited += 0.005) {
     if (waited >= seconds) return 0;
@@ -401,6 +425,7 @@ static void writer_append(const Handle *handle, const char *bytes, size_t count,
   read_failed = false;
   if (!is_open(writer, status)) return;
   if (atomic_load(&closed)) {
+    linger();
     refuse(status);
   } else if (fwrite(bytes, 1, count, writer->file) != count) {
     fail(writer, errno, status);

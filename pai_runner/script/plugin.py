@@ -52,6 +52,8 @@ class _Calls(ctypes.Structure):
     _fields_ = (
         ("set_status", _SetStatus),
         ("holds_interpreter", c_void_p),
+        ("thread_state", c_void_p),
+        ("is_finalizing", c_void_p),
         ("open_reader", CFUNCTYPE(c_int64, c_char_p, c_void_p, c_void_p)),
         ("read", CFUNCTYPE(c_int64, c_int64, c_uint64, c_size_t, c_void_p, c_void_p)),
         ("close_reader", CFUNCTYPE(None, c_int64)),
@@ -152,8 +154,13 @@ class Plugin:
 
     def _table(self) -> _Calls:
         calls = _Calls(set_status=self._set_status)
-        calls.holds_interpreter = ctypes.cast(ctypes.pythonapi.PyGILState_Check, c_void_p)
-        for name, kind in _Calls._fields_[2:]:
+        python = ctypes.pythonapi
+        calls.holds_interpreter = ctypes.cast(python.PyGILState_Check, c_void_p)
+        calls.thread_state = ctypes.cast(python.PyGILState_GetThisThreadState, c_void_p)
+        # Public from 3.13 on.
+        finalizing = getattr(python, "Py_IsFinalizing", None) or python._Py_IsFinalizing
+        calls.is_finalizing = ctypes.cast(finalizing, c_void_p)
+        for name, kind in _Calls._fields_[4:]:
             has_status = name not in ("close_reader", "make_room", "drop_writer")
             guarded = _with_status if has_status else _with_report
             callback = kind(guarded(getattr(self, f"_{name}"), self._set_status))
