@@ -13,14 +13,23 @@ from __future__ import annotations
 # Importing typing would cost the supervisor as much as its own modules.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pai_runner.api import plan, run
+    from pai_runner.api import fill_dates, plan, run
     from pai_runner.command import parse
     from pai_runner.models import checkpoint, export
     from pai_runner.run.options import Options
 
 __version__ = "0.1.0"
 
-__all__ = ["Options", "__version__", "checkpoint", "export", "parse", "plan", "run"]
+__all__ = [
+    "Options",
+    "__version__",
+    "checkpoint",
+    "export",
+    "fill_dates",
+    "parse",
+    "plan",
+    "run",
+]
 
 # `run` is a room that can be called: see there.
 _MODULES = {
@@ -30,6 +39,7 @@ _MODULES = {
 }
 _HOMES = {
     "Options": "pai_runner.run.options",
+    "fill_dates": "pai_runner.api",
     "parse": "pai_runner.command",
     "plan": "pai_runner.api",
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 
 from pai_runner.command import Job, Statement, apply_settings, make_job, parse, property_setting
@@ -41,16 +42,40 @@ def plan(command: str, options: Options | None = None) -> list[Plan]:
     return plans(apply_settings(parse(command)), options or Options(), lambda line: None)
 
 
+def fill_dates(
+    text: str,
+    cyctime: str | datetime | None = None,
+    timezone: str | None = None,
+    params: Mapping[str, str] | None = None,
+) -> str:
+    """Return `text` with its dates filled in as DataWorks does, ready for `run`.
+
+    `cyctime` is the time that it is scheduled for (default now): a datetime, or a text such as
+    2026-11-20T00:00; without an offset it is a time in `timezone`, an IANA name (default the
+    machine's zone). `params` assigns expressions to names, {"day": "$[yyyymmdd-1]"}, before the
+    lines `-- @param day=$[yyyymmdd-1]` of the text. Raises UsageError for a name that is not
+    assigned and for what is wrong in any of them.
+    """
+    from pai_runner.command.dates import assignment, assignments_in, fill, instant
+    from pai_runner.zones import zone
+
+    when = cyctime.isoformat() if isinstance(cyctime, datetime) else cyctime
+    given = dict(assignment(f"{name}={value}") for name, value in (params or {}).items())
+    now = datetime.now().astimezone()
+    assignments = {**assignments_in(text), **given}
+    return fill(text, assignments, instant(when, zone(timezone), now)).text
+
+
 def run_statements(
     statements: Sequence[Statement], options: Options, say: Say, cwd: Path | None = None
 ) -> list[Outcome]:
     """Run parsed statements as `run` does. All are checked before the first is started."""
     outcomes: list[Outcome] = []
-    for job in _jobs(statements, say):
-        handle = _submit(job, options, say, cwd or _current_folder(), detach=False)
+    for job in jobs_of(statements, say):
+        handle = start(job, options, say, cwd or current_folder())
         outcomes.append(handle.wait())
         if outcomes[-1].exit_code != 0:
-            _tell(outcomes[-1], handle.directory, say)
+            tell(outcomes[-1], handle.directory, say)
             break
     return outcomes
 
@@ -62,13 +87,13 @@ def submit_statements(
 
     Raises PaiError, UsageError where there are several: one of them would have to wait.
     """
-    found = _jobs(statements, say)
+    found = jobs_of(statements, say)
     if len(found) > 1:
         raise UsageError(
             f"--detach starts one PAI command, and there are {len(found)}",
             "start each by itself, or run them in order without --detach",
         )
-    return _submit(found[0], options, say, cwd or _current_folder(), detach=True).job_id
+    return start(found[0], options, say, cwd or current_folder(), detach=True).job_id
 
 
 def plans(statements: Sequence[Statement], options: Options, say: Say) -> list[Plan]:
@@ -76,10 +101,10 @@ def plans(statements: Sequence[Statement], options: Options, say: Say) -> list[P
     import tempfile
 
     made = []
-    for job in _jobs(statements, say):
+    for job in jobs_of(statements, say):
         directory = JobDirectory(home(), new_id())
         with tempfile.TemporaryDirectory(prefix="pai-explain-") as scratch:
-            prepared = make_plan(job, directory, options, _current_folder(), Path(scratch, "code"))
+            prepared = make_plan(job, directory, options, current_folder(), Path(scratch, "code"))
         made.append(prepared.plan)
     return made
 
@@ -105,7 +130,8 @@ def recorded(directory: JobDirectory) -> tuple[list[Statement], Options, Path]:
     )
 
 
-def _jobs(statements: Sequence[Statement], say: Say) -> list[Job]:
+def jobs_of(statements: Sequence[Statement], say: Say) -> list[Job]:
+    """Return the jobs that parsed statements ask for. Raises PaiError."""
     made = []
     for statement in statements:
         if statement.name is not None:
@@ -117,8 +143,19 @@ def _jobs(statements: Sequence[Statement], say: Say) -> list[Job]:
     return made
 
 
-def _submit(job: Job, options: Options, say: Say, cwd: Path, detach: bool) -> Handle:
-    directory = create()
+def start(
+    job: Job,
+    options: Options,
+    say: Say,
+    cwd: Path,
+    detach: bool = False,
+    directory: JobDirectory | None = None,
+) -> Handle:
+    """Start a job, in a new `directory` or in one that was just made, and return a handle to it.
+
+    Raises PaiError; what kept it from being started is on record.
+    """
+    directory = directory or create()
     name = job.job_name or job.script.name
     _note(directory, Record(directory.id, name, State.PENDING, launcher=Identity.of(os.getpid())))
     say(f"job {directory.id}")
@@ -177,8 +214,8 @@ def _unwritable(directory: JobDirectory, error: OSError) -> SetupError:
     )
 
 
-def _tell(outcome: Outcome, directory: JobDirectory, say: Say) -> None:
-    """Say why a job ended, unless the script, or its bootstrap, has told it already."""
+def tell(outcome: Outcome, directory: JobDirectory, say: Say) -> None:
+    """Say why a job failed, unless the script, or its bootstrap, has told it already."""
     told = outcome.reason is Reason.SCRIPT_FAILED
     if outcome.reason is Reason.SETUP_FAILED and outcome.role is not None:
         log = Path(directory.role(outcome.role).stderr)
@@ -213,7 +250,8 @@ def _write_request(
         raise _unwritable(directory, error) from error
 
 
-def _current_folder() -> Path:
+def current_folder() -> Path:
+    """Return the folder that relative paths start from. Raises SetupError."""
     try:
         return Path.cwd()
     except OSError as error:

@@ -141,7 +141,9 @@ def test_the_tables_are_what_the_code_says() -> None:
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("document", [*READMES, "docs/architecture.md", "docs/models.md"])
+@pytest.mark.parametrize(
+    "document", [*READMES, "docs/architecture.md", "docs/models.md", "docs/scheduling.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))

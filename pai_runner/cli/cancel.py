@@ -1,4 +1,4 @@
-"""`pai cancel ID`: asks a job to end; --force ends it at once."""
+"""`pai cancel ID`: asks a job, or a run with what it runs, to end; --force ends a job at once."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pai_runner.cli.output import print_json, say
 from pai_runner.jobs.cancel import request_cancel
 from pai_runner.jobs.directory import find
+from pai_runner.jobs.runs import RunDirectory, end_run, find_run
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -17,6 +18,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--force", action="store_true", help="do not wait for the script to end")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
     options = parser.parse_args(arguments)
+    whole = find_run(options.id)
+    if whole is not None:
+        return _end_run(whole, options.json)
     directory = find(options.id)
     record = request_cancel(directory, options.force)
     if options.json:
@@ -25,4 +29,15 @@ def run(arguments: Sequence[str]) -> int:
         say(f"job {directory.id} had ended already: {record.state.value}")
     else:
         say(f"job {directory.id} was asked to end; `pai status {directory.id}` shows when it has")
+    return 0
+
+
+def _end_run(directory: RunDirectory, as_json: bool) -> int:
+    run = end_run(directory)
+    if as_json:
+        print_json(run.to_json())
+    elif run.state.final:
+        say(f"run {run.id} had ended already: {run.state.value}")
+    else:
+        say(f"run {run.id} was asked to end; `pai runs {run.id}` shows when it has")
     return 0

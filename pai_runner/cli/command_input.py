@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pai_runner.command import Statement, apply_settings, parse, parse_arguments
 from pai_runner.errors import UsageError
+
+if TYPE_CHECKING:  # `pai --help` need not wait for the dates
+    from pai_runner.command.dates import Instant
 
 USAGE = """\
   pai [OPTIONS] -name tensorflow -Dscript=... [-Dbuckets=... -DcheckpointDir=...] [OPTIONS]
@@ -16,11 +21,47 @@ USAGE = """\
   pai [OPTIONS] -f jobs.pai        (-f - reads standard input)"""
 
 
+@dataclass(frozen=True)
+class Given:
+    """The command that a verb was given, and how its dates were filled in.
+
+    `instant` is the time that it is scheduled for. `before` and `text` are the command as it was
+    given and as it is parsed; where the shell has split it, both are put together as one text.
+    `assignments` holds the right side of each name. `notices` are to be said once.
+    """
+
+    statements: list[Statement]
+    instant: Instant
+    before: str = field(repr=False)
+    text: str = field(repr=False)
+    assignments: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notices: tuple[str, ...] = ()
+
+
 def add_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let `parser` take a command as text (-e) or as a file (-f); the rest it leaves over."""
+    """Let `parser` take a command as text (-e) or as a file (-f), and the dates for it.
+
+    The words of a command that the shell has split it leaves over.
+    """
     parser.add_argument("-e", dest="text", metavar="TEXT", help="the PAI command as one text")
     parser.add_argument(
         "-f", dest="file", metavar="FILE", help="a file of PAI commands; - is standard input"
+    )
+    parser.add_argument(
+        "--param",
+        type=_assignment,
+        action="append",
+        default=[],
+        metavar="NAME=EXPR",
+        help="what ${NAME} in the command is, as in DataWorks: day=$[yyyymmdd-1]; repeatable",
+    )
+    parser.add_argument(
+        "--cyctime",
+        metavar="T",
+        help="the time that the command is scheduled for: 2026-11-20T00:00 (default now)",
+    )
+    parser.add_argument(
+        "--timezone", metavar="ZONE", help="the zone of its dates: Asia/Shanghai (default yours)"
     )
 
 
@@ -42,12 +83,51 @@ def split_arguments(
     return parser.parse_known_args(arguments)
 
 
-def statements(options: argparse.Namespace, words: Sequence[str]) -> list[Statement]:
-    """Return the statements of -e, -f or of `words`, what the shell has already split.
+def given(options: argparse.Namespace, words: Sequence[str], asked_only: bool = False) -> Given:
+    """Return the command of -e, -f or of `words`, what the shell has already split.
 
-    `set odps.pai.property.K=V` is applied to the PAI commands behind it. Raises UsageError when
-    there is no command or more than one way is used, CommandError when it is malformed.
+    Its dates are filled in before it is parsed; with `asked_only` if --param, --cyctime or a line
+    `-- @param` asks for it. `set odps.pai.property.K=V` is applied to the PAI commands behind it.
+    Raises UsageError when there is no command, more than one way is used or a date is wrong,
+    CommandError when the text is malformed.
     """
+    from datetime import datetime
+
+    from pai_runner.command.dates import Filled, assignments_in, fill, instant
+    from pai_runner.zones import zone
+
+    text = _text(options, words)
+    when = instant(options.cyctime, zone(options.timezone), datetime.now().astimezone())
+    assignments = {**assignments_in(text or ""), **_assignments(options.param)}
+    filled = not asked_only or bool(assignments) or options.cyctime is not None
+    if text is None:
+        return _given_words(words, when, assignments, filled)
+    found = fill(text, assignments, when) if filled else Filled(text)
+    parsed = apply_settings(parse(found.text))
+    return Given(parsed, when, text, found.text, assignments, found.notices)
+
+
+def statements(options: argparse.Namespace, words: Sequence[str]) -> list[Statement]:
+    """Return the statements of the command that `given` returns. Raises UsageError as it does."""
+    return given(options, words).statements
+
+
+def _given_words(
+    words: Sequence[str], when: Instant, assignments: Mapping[str, str], filled: bool
+) -> Given:
+    from pai_runner.command.dates import fill
+
+    before = parse_arguments(words)
+    if not filled:
+        return Given([before], when, before.text, before.text, assignments)
+    found = [fill(word, assignments, when, literal=True) for word in words]
+    after = parse_arguments([one.text for one in found])
+    notices = dict.fromkeys(notice for one in found for notice in one.notices)
+    return Given([after], when, before.text, after.text, assignments, tuple(notices))
+
+
+def _text(options: argparse.Namespace, words: Sequence[str]) -> str | None:
+    """Return the text of -e or -f; None when the command is `words`. Raises UsageError."""
     ways = [way for way in (options.text, options.file, words or None) if way is not None]
     if len(ways) > 1:
         stray = f": `{words[0]}`" if words else ""
@@ -58,8 +138,24 @@ def statements(options: argparse.Namespace, words: Sequence[str]) -> list[Statem
     if not ways:
         raise UsageError("no PAI command given", f"use one of:\n{USAGE}")
     if words:
-        return [parse_arguments(words)]
-    return apply_settings(parse(options.text if options.file is None else _read(options.file)))
+        return None
+    text: str = options.text if options.file is None else _read(options.file)
+    return text
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    from pai_runner.command.dates import assignment
+
+    return assignment(text)
+
+
+def _assignments(params: Sequence[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, expression in params:
+        if name in found:
+            raise UsageError(f"--param assigns `{name}` twice", "leave one of them out")
+        found[name] = expression
+    return found
 
 
 def _read(name: str) -> str:

@@ -6,14 +6,15 @@ import argparse
 from collections.abc import Sequence
 
 from pai_runner.cli.command_input import (
+    Given,
     add_command_arguments,
+    given,
     split_arguments,
-    statements,
 )
 from pai_runner.cli.job import add_run_options, run_options
 from pai_runner.cli.output import print_json, say
 from pai_runner.run.plan import Mount, Plan
-from pai_runner.secret import mask_account, redact_known
+from pai_runner.secret import mask_account, redact, redact_known
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -25,12 +26,26 @@ def run(arguments: Sequence[str]) -> int:
     add_command_arguments(parser)
     add_run_options(parser)
     options, words = split_arguments(parser, arguments)
-    plans = api.plans(statements(options, words), run_options(options), say)
+    asked = given(options, words)
+    for notice in asked.notices:
+        say(notice)
+    plans = api.plans(asked.statements, run_options(options), say)
     if options.json:
         print_json([plan.to_json() for plan in plans])
     else:
-        print("\n\n".join(_text(plan) for plan in plans))
+        print("\n\n".join([*_filled_text(asked), *(_text(plan) for plan in plans)]))
     return 0
+
+
+def _filled_text(asked: Given) -> list[str]:
+    """Return the command before and after its dates were filled in; nothing where none were."""
+    if asked.before == asked.text:
+        return []
+    rows = [("cyctime", asked.instant.cyctime.isoformat(sep=" "))]
+    for name, text in (("before", asked.before), ("after", asked.text)):
+        lines = redact(text).strip().splitlines()
+        rows += [(name if number == 0 else "", line) for number, line in enumerate(lines)]
+    return ["\n".join(f"{name:12}{value}" for name, value in rows)]
 
 
 def _text(plan: Plan) -> str:

@@ -15,7 +15,7 @@ def general_help() -> str:
     """Return what `pai --help` prints."""
     from pai_runner.cli.job import option_help
 
-    verbs = "\n".join(f"  {verb:10}{summary}" for verb, (_, summary) in VERBS.items())
+    verbs = "\n".join(f"  {verb:13}{summary}" for verb, (_, summary) in VERBS.items())
     return (
         "pai runs PAI-TensorFlow commands on this machine.\n\n"
         f"run a command:\n{USAGE}\n\n{option_help()}\n"

@@ -6,12 +6,15 @@ import argparse
 from collections.abc import Sequence
 
 from pai_runner.cli.command_input import (
+    Given,
     add_command_arguments,
+    given,
     split_arguments,
-    statements,
 )
+from pai_runner.cli.run_arguments import add_run_arguments, run_options_of
 from pai_runner.errors import ExitCode
 from pai_runner.run.options import Options, parse_duration
+from pai_runner.runs.options import RunOptions
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -60,12 +63,37 @@ def run(arguments: Sequence[str]) -> int:
 
     parser = _parser()
     options, words = split_arguments(parser, arguments)
-    found = statements(options, words)
+    asked = given(options, words)
+    for notice in asked.notices:
+        say(notice)
+    run_asked = run_options_of(options)
+    commands = sum(statement.name is not None for statement in asked.statements)
+    if run_asked != RunOptions() or options.json or commands > 1:
+        return _keep(asked, options, run_asked)
+    found = asked.statements
     if options.detach:
         print(api.submit_statements(found, run_options(options), say))
         return ExitCode.OK
     outcomes = api.run_statements(found, run_options(options), say)
     return outcomes[-1].exit_code
+
+
+def _keep(asked: Given, options: argparse.Namespace, run_asked: RunOptions) -> int:
+    """Keep the commands as one run. Returns its exit code."""
+    from pai_runner import api
+    from pai_runner.cli.keeping import keep
+    from pai_runner.cli.output import say
+    from pai_runner.runs.starting import Request, prepare
+
+    request = Request(
+        tuple(asked.statements),
+        run_options(options),
+        run_asked,
+        api.current_folder(),
+        cyctime=asked.instant.cyctime.isoformat(),
+        bizdate=f"{asked.instant.bizdate:%Y%m%d}",
+    )
+    return keep(prepare(request, say), options.detach, options.json)
 
 
 def option_help() -> str:
@@ -77,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("pai", usage="pai", add_help=False, allow_abbrev=False)
     add_command_arguments(parser)
     add_run_options(parser)
+    add_run_arguments(parser)
     parser.add_argument(
         "--detach", action="store_true", help="print the job's id and return; the job goes on"
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pai_runner.cli.output import print_json, say
@@ -76,10 +76,11 @@ def _refuse_living(directory: JobDirectory) -> None:
 
 
 def _resume(directory: JobDirectory, folder: str, options: argparse.Namespace) -> dict[str, Any]:
+    from pai_runner.cli.job_mounts import mount_options
     from pai_runner.storage.finishing import Resume
     from pai_runner.storage.stage_progress import Progress
 
-    with Resume(folder, _mounts(directory, options.location)) as resume:
+    with Resume(folder, mount_options(directory, options.location)) as resume:
         resume.check()
         total = resume.waiting
         what = f"job {directory.id}: uploading"
@@ -88,28 +89,6 @@ def _resume(directory: JobDirectory, folder: str, options: argparse.Namespace) -
     if done.uploaded or done.removed:
         say(f"uploaded {len(done.uploaded)}, removed {len(done.removed)} of what the job left")
     return {"uploaded": done.uploaded, "removed": done.removed, "held_back": done.held_back}
-
-
-def _mounts(directory: JobDirectory, locations: Sequence[Location]) -> dict[str, Mapping[str, str]]:
-    """Return the options of the job's locations by prefix. Raises SetupError, UsageError."""
-    import json
-
-    from pai_runner.run.access import Access, check_servers
-    from pai_runner.secret import holds_reference
-
-    with open(directory.spec, encoding="utf-8") as file:
-        mounts = {mount["prefix"]: mount["options"] for mount in json.load(file)["mounts"]}
-    given = [location.directory() for location in locations]
-    check_servers(given)
-    access = Access.of(given, directory.id, ignores_roles=False)
-    mounts.update({location.prefix: access.options(location) for location in given})
-    for prefix, options in mounts.items():
-        if any(holds_reference(value) for value in options.values()):
-            raise SetupError(
-                f"the keys of {prefix} are not on record",
-                f"give them once more: --location '{prefix}?…', as in the job's command",
-            )
-    return mounts
 
 
 def _terminal() -> dict[str, str]:

@@ -9,9 +9,14 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from pai_runner.cli.models_place import add_place_arguments, opened, size_text, version_number
+from pai_runner.cli.models_place import (
+    add_place_arguments,
+    duration_with_unit,
+    opened,
+    size_text,
+    version_number,
+)
 from pai_runner.cli.output import print_json, print_table
-from pai_runner.errors import UsageError
 from pai_runner.models.keeping import (
     GRACE_SECONDS,
     KeepRule,
@@ -19,7 +24,6 @@ from pai_runner.models.keeping import (
     collect,
     existing_version,
 )
-from pai_runner.run.options import parse_duration
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--younger-than",
-        type=_duration,
+        type=duration_with_unit,
         metavar="T",
         help="keep what was written within 90s, 30m, 12h, 7d",
     )
@@ -66,20 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--grace",
-        type=_duration,
+        type=duration_with_unit,
         default=GRACE_SECONDS,
         metavar="T",
         help="leave alone what may still be an exporter's work for this long; default 24h",
     )
     parser.add_argument("--dry-run", action="store_true", help="remove nothing")
     return parser
-
-
-def _duration(text: str) -> float:
-    """Return seconds. What decides about removal has its unit: `7` may be meant as days."""
-    if text.strip().isdigit():
-        raise UsageError(f"`{text}`: of what?", "write 90s, 30m, 12h or 7d")
-    return parse_duration(text)
 
 
 def _row(removal: Removal) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pai_runner.models.failures import as_setup_error
 from pai_runner.models.place import BucketPlace, LocalPlace, Place
 from pai_runner.models.versions import number_of
 from pai_runner.run.access import Access, check_servers, ignores_roles
+from pai_runner.run.options import parse_duration
 
 
 def add_place_arguments(
@@ -95,3 +96,13 @@ def age_text(seconds: float) -> str:
         if seconds < below:
             return f"{max(0, int(seconds // length))}{unit}"
     return f"{int(seconds // 86400)}d"
+
+
+def duration_with_unit(text: str) -> float:
+    """Return seconds. What decides about removal has its unit: `7` may be meant as days.
+
+    Raises UsageError.
+    """
+    if text.strip().isdigit():
+        raise UsageError(f"`{text}`: of what?", "write 90s, 30m, 12h or 7d")
+    return parse_duration(text)

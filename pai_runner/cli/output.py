@@ -36,6 +36,25 @@ def print_table(rows: Sequence[tuple[str, ...]]) -> None:
 
     A terminal gets cells that are wrapped to its width, a file or a pipe one line a row.
     """
+    if sys.stdout.isatty() or not all(cell.isprintable() for row in rows for cell in row):
+        _print_wrapped(rows)
+        return
+    # Thousands of rows are printed at once; rich takes its time over each.
+    from rich.cells import cell_len
+
+    sizes = [[cell_len(cell) for cell in row] for row in rows]
+    widths = [max(column) for column in zip(*sizes, strict=True)]
+    sys.stdout.writelines(
+        "  ".join(
+            cell + " " * (width - size)
+            for cell, size, width in zip(row, row_sizes, widths, strict=True)
+        )
+        + "\n"
+        for row, row_sizes in zip(rows, sizes, strict=True)
+    )
+
+
+def _print_wrapped(rows: Sequence[tuple[str, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from pai_runner.cli.command_input import (
     add_command_arguments,
+    given,
     split_arguments,
-    statements,
 )
 from pai_runner.cli.output import print_json
 from pai_runner.command import Statement
@@ -21,7 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_command_arguments(parser)
     options, words = split_arguments(parser, arguments)
-    found = statements(options, words)
+    found = given(options, words, asked_only=True).statements
     if options.json:
         print_json([_plain(statement) for statement in found])
         return 0

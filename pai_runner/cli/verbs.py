@@ -11,13 +11,15 @@ from pai_runner.errors import ExitCode, UsageError, nearest
 Verbs = Mapping[str, tuple[str, str, str]]
 
 
-def run_verb(name: str, verbs: Verbs, location: str, arguments: Sequence[str]) -> int:
+def run_verb(
+    name: str, verbs: Verbs, about: str, arguments: Sequence[str], subject: str = "LOCATION"
+) -> int:
     """Run the verb of `pai NAME` that comes first, or print its help, and return the exit code.
 
-    `location` says in the help what LOCATION is. Raises UsageError.
+    `about` says in the help what `subject` is. Raises UsageError.
     """
     if not arguments or arguments[0] in ("--help", "-h"):
-        print(_help(name, verbs, location))
+        print(_help(name, verbs, about, subject))
         return ExitCode.OK if arguments else ExitCode.USAGE
     verb, *rest = arguments
     if verb not in verbs:
@@ -28,9 +30,9 @@ def run_verb(name: str, verbs: Verbs, location: str, arguments: Sequence[str]) -
     return int(getattr(import_module(f"pai_runner.cli.{module}"), function)(rest))
 
 
-def _help(name: str, verbs: Verbs, location: str) -> str:
+def _help(name: str, verbs: Verbs, about: str, subject: str) -> str:
     lines = "\n".join(f"  {verb:10}{summary}" for verb, (_, _, summary) in verbs.items())
     return (
-        f"usage: pai {name} VERB LOCATION ...\n\nLOCATION is {location}\n\nverbs:\n{lines}\n\n"
-        f"`pai {name} VERB --help` explains a verb; each prints JSON with --json."
+        f"usage: pai {name} VERB {subject} ...\n\n{subject} is {about}\n\nverbs:\n{lines}\n\n"
+        f"`pai {name} VERB --help` explains a verb; most print JSON with --json."
     )

@@ -1,6 +1,7 @@
 """What was asked: a PAI command's text -> Statement -> Job.
 
-Pure: no files, no clock, no environment.
+Pure: no files, no clock, no environment. The dates in a text (`command.dates`) are filled in before
+all this; they are imported by those who need them.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Span:
 
     def error(self, message: str, at: int, hint: str | None = None) -> CommandError:
         """Return the error that stands at the character `at` of this span."""
-        return _error(self.source, self.offsets[at] if self.offsets else 0, message, hint)
+        return error_at(self.source, self.offsets[at] if self.offsets else 0, message, hint)
 
 
 class _Token(NamedTuple):
@@ -113,7 +113,7 @@ def split(text: str) -> list[Span]:
     offsets: list[int] = []
     for kind, start, end in _pieces(source):
         if kind == "unclosed":
-            raise _error(
+            raise error_at(
                 source,
                 start,
                 f"the quote {source[start]} is never closed",
@@ -126,6 +126,11 @@ def split(text: str) -> list[Span]:
             offsets.extend(range(start, end))
     spans.append(_trimmed(source, offsets))
     return [span for span in spans if span.text]
+
+
+def comments(text: str) -> list[tuple[int, int]]:
+    """Return where the comments of `text` stand, in order: their starts and ends."""
+    return [(start, end) for kind, start, end in _pieces(text) if kind == "comment"]
 
 
 def parse_statement(span: Span) -> Statement:
@@ -322,7 +327,8 @@ def shown(text: str) -> str:
     return line if len(line) <= 60 else line[:57] + "..."
 
 
-def _error(source: str, offset: int, message: str, hint: str | None) -> CommandError:
+def error_at(source: str, offset: int, message: str, hint: str | None = None) -> CommandError:
+    """Return the error that stands at the character `offset` of the whole text `source`."""
     lines = _LINE_END.split(source[:offset])
     return CommandError(message, len(lines), len(lines[-1]) + 1, hint)
 

@@ -14,17 +14,22 @@ def list_records(
     limit: int | None = None,
     states: Collection[State] | None = None,
     records_home: str | os.PathLike[str] | None = None,
+    name: str | None = None,
 ) -> list[Record]:
-    """Return up to `limit` records, newest first, of jobs in one of `states` (None: any).
+    """Return up to `limit` records, newest first, of jobs in one of `states` and called `name`.
 
-    A damaged record is listed as UNKNOWN. Raises SetupError when the home cannot be read.
+    None is any. A damaged record is listed as UNKNOWN; a job that is removed meanwhile is not
+    listed. Raises SetupError when the home cannot be read.
     """
     home = directories.home() if records_home is None else os.fspath(records_home)
     found: list[Record] = []
     for job_id in directories.all_ids(home):
         if limit is not None and len(found) >= limit:
             break
-        record = read(directories.JobDirectory(home, job_id))
-        if states is None or record.state in states:
+        directory = directories.JobDirectory(home, job_id)
+        record = read(directory)
+        if record.state is State.UNKNOWN and not os.path.isdir(directory.path):
+            continue
+        if (states is None or record.state in states) and name in (None, record.job_name):
             found.append(record)
     return found

@@ -40,7 +40,8 @@ class About:
     """What is known of a model beside its files.
 
     `signatures` are by name, in the form of EAS's model structure; `tags` are those of each
-    MetaGraph. Empty texts and None are: not known.
+    MetaGraph. `run_key` is what the version was made for, of which there is one version only.
+    Empty texts and None are: not known.
     """
 
     signatures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class About:
     keras: str = ""
     job_id: str = ""
     step: int | None = None
+    run_key: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Manifest:
                     keras=str(values["keras"]),
                     job_id=str(values["job_id"]),
                     step=None if values["step"] is None else int(values["step"]),
+                    run_key=str(values.get("run_key", "")),  # manifests of before have none
                 ),
                 published_at=str(values["published_at"]),
                 schema=int(values["schema"]),

@@ -194,7 +194,8 @@ def _promote_copy(
         # Not the newest alone: after a rollback that is another one.
         if any(one.manifest and one.manifest.files == digests for one in _published(place)):
             return None
-        return publish(place, folder, about=_about(folder))
+        published = publish(place, folder, about=_about(folder))
+        return published if published.is_new else None
 
 
 @contextmanager

@@ -14,9 +14,10 @@ import errno
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pai_runner.errors import SetupError
 from pai_runner.models.manifest import (
@@ -32,7 +33,7 @@ from pai_runner.models.manifest import (
 from pai_runner.models.place import LocalPlace, Place, sync_folder
 from pai_runner.models.pointer import POINTER, advance, utc_text
 from pai_runner.models.scratch import scratch_folder
-from pai_runner.models.versions import mark_given, reserve, version_numbers
+from pai_runner.models.versions import list_versions, mark_given, reserve, version_numbers
 from pai_runner.storage.failures import describe_error
 
 STAGING = ".staging-"
@@ -42,11 +43,15 @@ _Version = int | str | None
 
 @dataclass(frozen=True)
 class Published:
-    """A version that was published. `location` names it, with a final `/`."""
+    """A version that was published. `location` names it, with a final `/`.
+
+    `is_new` is False for one that was published before, for the same run and date.
+    """
 
     version: int
     location: str
     manifest: Manifest
+    is_new: bool = True
 
 
 @contextmanager
@@ -73,14 +78,19 @@ def publish(
 ) -> Published:
     """Publish the SavedModel in `folder`, which `staging_folder(place)` gave, and point at it.
 
-    `version` is as for `reserve`. Raises UsageError, SetupError, OSError; then there is no new
-    version, though its number may be spent, unless the message says that there is or may be one.
+    `version` is as for `reserve`. In a job that may be done once (PAI_RUN_KEY) the n-th model that
+    the process publishes there is the n-th of any earlier attempt, if that came so far: then that
+    version is returned. Raises UsageError, SetupError, OSError; then there is no new version,
+    though its number may be spent, unless the message says that there is or may be one.
     """
     files = digest_folder(folder)
     if not entry_of(file.path for file in files):
         raise SetupError(f"{folder} is no SavedModel: it has no {ENTRIES[0]}", "export it first")
-    about = about or About()
-    if isinstance(place, LocalPlace):
+    about = replace(about or About(), run_key=_run_key(place))
+    earlier = _made_for(place, about.run_key)
+    if earlier is not None:
+        manifest = earlier
+    elif isinstance(place, LocalPlace):
         manifest = _publish_local(place, folder, files, version, about)
     else:
         manifest = _publish_remote(place, folder, files, version, about)
@@ -92,7 +102,27 @@ def publish(
             f"name it: {describe_error(error)}",
             f"`pai models rollback {place.prefix} {manifest.version}` makes it do so",
         ) from error
-    return Published(manifest.version, place.shown(f"{manifest.version}/"), manifest)
+    location = place.shown(f"{manifest.version}/")
+    return Published(manifest.version, location, manifest, is_new=earlier is None)
+
+
+# How many models this process has published, by their place.
+_counts: Counter[str] = Counter()
+
+
+def _run_key(place: Place) -> str:
+    key = os.environ.get("PAI_RUN_KEY", "")
+    number = _counts[place.prefix]
+    _counts[place.prefix] += 1
+    return f"{key}#{number}" if key else ""
+
+
+def _made_for(place: Place, run_key: str) -> Manifest | None:
+    """Return the manifest of the complete version that was made for a run and date."""
+    if not run_key:
+        return None
+    found = [one.manifest for one in list_versions(place) if one.is_complete and one.manifest]
+    return next((one for one in reversed(found) if one.about.run_key == run_key), None)
 
 
 def adopt(place: Place, name: str, files: tuple[File, ...], about: About) -> Published:

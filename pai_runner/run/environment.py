@@ -17,6 +17,7 @@ FOR_THE_SCRIPT = (
     Variable("PAI_JOB_ID", "the job's id"),
     Variable("PAI_JOB_NAME", "the job's name: -DjobName, else the script's name"),
     Variable("PAI_JOB_DIR", "the job's record folder"),
+    Variable("PAI_RUN_KEY", "name and date of a run that may succeed once (--once-per)"),
     Variable("PAI_ROLE", "the role of this process; `worker` for a single process"),
     Variable("PAI_TASK_INDEX", "the number of this process within its role, from 0"),
     Variable("PAI_ROLE_DIR", "the folder of this process's logs in the record"),

@@ -16,7 +16,8 @@ class Options:
     """The options of a run. Durations are seconds; None leaves the command's own word.
 
     `devices` is the text of --devices: `cpu`, `auto`, `gpu` or `gpu:0,1`; `role` that of --role:
-    `assume` or `ignore`.
+    `assume` or `ignore`. `run_key` names what the job is done for, its run and date: a model that
+    was exported under it is not exported again.
     """
 
     devices: str | None = None
@@ -24,6 +25,7 @@ class Options:
     no_progress_seconds: float | None = None
     grace_seconds: float = 60.0
     role: str | None = None
+    run_key: str = ""
 
 
 def parse_duration(text: str) -> float:

@@ -79,6 +79,7 @@ def make_plan(
         working_directory=str(code.working_directory),
         environment={
             **_environment_of_job(job, directory, job_name, api.api),
+            **({"PAI_RUN_KEY": options.run_key} if options.run_key else {}),
             **_environment_of_saves(job, pending),
             **_environment_of_values(values),
             **_environment_of_hyper_parameters(hyper_parameters),

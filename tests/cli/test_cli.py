@@ -80,7 +80,6 @@ def test_a_setting_of_a_property_is_a_parameter(pai: Pai, script: Path) -> None:
         (["status", "20200101"], "there is no job"),
         (["explain"], "no PAI command"),
         (["-e", "select 1;"], "no PAI command"),
-        (["--detach", "-e", "PAI -name tensorflow -Dscript=a.py;" * 2], "there are 2"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(
@@ -234,7 +233,7 @@ def test_the_public_names_are_these() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    names = ["Options", "__version__", "checkpoint", "export", "parse", "plan", "run"]
+    names = ["Options", "__version__", "checkpoint", "export", "fill_dates", "parse", "plan", "run"]
     assert ran.stdout.strip() == str(names)
 
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from model_folders import (
 )
 
 from pai_runner.errors import SetupError, UsageError
+from pai_runner.models import publishing
 from pai_runner.models.manifest import MANIFEST, read_manifest
 from pai_runner.models.place import LocalPlace
 from pai_runner.models.pointer import POINTER, read_pointer
@@ -341,3 +343,21 @@ def test_the_directory_of_a_model_is_made(tmp_path: Path) -> None:
     place = LocalPlace(str(tmp_path / "new" / "models"))
     assert publish_model(place).version == 1
     assert numbers_of(list_versions(place)) == [1]
+
+
+def test_an_attempt_that_is_repeated_makes_no_second_version(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attempt(key: str, count: int) -> list[tuple[int, bool]]:
+        monkeypatch.setenv("PAI_RUN_KEY", key)
+        monkeypatch.setattr(publishing, "_counts", Counter())  # each attempt is a process
+        made = [publish_model(shelf.place) for _ in range(count)]
+        return [(one.version, one.is_new) for one in made]
+
+    assert attempt("nightly/20261120/0", 1) == [(1, True)]
+    assert attempt("nightly/20261120/0", 2) == [(1, False), (2, True)]
+    assert attempt("nightly/20261120/1", 1) == [(3, True)]
+    assert attempt("nightly/20261121/0", 1) == [(4, True)]
+    assert attempt("nightly/20261120/0", 2) == [(1, False), (2, False)]
+    assert attempt("", 1) == [(5, True)]
+    assert numbers_of(list_versions(shelf.place)) == [1, 2, 3, 4, 5]

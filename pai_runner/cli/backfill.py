@@ -1,0 +1,77 @@
+"""`pai backfill FILE --from DATE --to DATE`: runs a file for each business date of a range, once.
+
+What follows `--` are options of `pai` for each date: `-- --retries 2 --param day=...`. The same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from datetime import time
+
+from pai_runner.cli.output import say
+from pai_runner.errors import ExitCode, UsageError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the range and print the calendar. Returns 0 when all dates have succeeded, else 1."""
+    from pai_runner.runs import backfill
+    from pai_runner.runs.options import checked_name
+
+    words = list(arguments)
+    cut = words.index("--") if "--" in words else len(words)
+    options = _parser().parse_args(words[:cut])
+    if not os.path.isfile(options.file):
+        raise UsageError(f"there is no file {options.file}", "name a file of PAI commands")
+    first, last = backfill.day_of(options.first), backfill.day_of(options.last)
+    if last < first:
+        raise UsageError(f"--to {options.last} is before --from {options.first}", "turn them round")
+    stem = os.path.splitext(os.path.basename(options.file))[0]
+    asked = backfill.Backfill(
+        os.path.abspath(options.file),
+        checked_name(options.name or stem),
+        first,
+        last,
+        _time_of(options.at),
+        (*(("--timezone", options.timezone) if options.timezone else ()), *words[cut + 1 :]),
+    )
+    results = asked.known() if options.show else backfill.run(asked, options.parallel, say)
+    print(backfill.calendar_text(results))
+    print(backfill.LEGEND)
+    is_done = all(result == backfill.DONE for result in results.values())
+    return ExitCode.OK if options.show or is_done else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("pai backfill", description=__doc__, allow_abbrev=False)
+    parser.add_argument("file", metavar="FILE", help="a file of PAI commands")
+    parser.add_argument("--from", dest="first", required=True, metavar="DATE", help="business date")
+    parser.add_argument("--to", dest="last", required=True, metavar="DATE", help="the last one")
+    parser.add_argument("--parallel", type=_count, default=1, metavar="N", help="how many at once")
+    parser.add_argument(
+        "--name", metavar="NAME", help="the runs' name, as at night; default the file's"
+    )
+    parser.add_argument(
+        "--at",
+        default="00:00",
+        metavar="HH:MM",
+        help="the hour of cyctime, on the day behind the business date; default 00:00",
+    )
+    parser.add_argument("--timezone", metavar="ZONE", help="of cyctime; default the machine's")
+    parser.add_argument("--show", action="store_true", help="print the calendar, run nothing")
+    return parser
+
+
+def _time_of(text: str) -> time:
+    try:
+        return time.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--at {text} is no time of day", "write for example 02:30") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 on")
+    return int(text)

@@ -1,0 +1,181 @@
+"""Back-filling: the same file for a range of dates, each once, some at a time.
+
+Each date is a `pai` of its own, as a scheduler would start it: what has succeeded for a date, by
+hand, at night or in a back-fill before, is not run again.
+"""
+
+from __future__ import annotations
+
+import calendar
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+
+from pai_runner.errors import ExitCode, SetupError, UsageError
+from pai_runner.jobs.directory import home
+from pai_runner.runs.once import has_succeeded
+
+Say = Callable[[str], None]
+
+# What a calendar shows of a date.
+DONE, FAILED, BUSY, OPEN = "+", "!", "~", "."
+LEGEND = f"{DONE} succeeded  {FAILED} failed  {BUSY} is under way elsewhere  {OPEN} not run"
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """What to run for which dates. `first` and `last` are business dates, both included.
+
+    The cyctime of a date is `at` o'clock of the day behind it. `words` are further options of
+    `pai`; they must hold no secrets, since they are arguments of processes.
+    """
+
+    file: str
+    name: str
+    first: date
+    last: date
+    at: time
+    words: tuple[str, ...] = ()
+
+    def dates(self) -> list[date]:
+        """Return all business dates, the first one first."""
+        count = (self.last - self.first).days + 1
+        return [self.first + timedelta(days) for days in range(count)]
+
+    def command(self, day: date) -> list[str]:
+        """Return the command that runs one date."""
+        cyctime = f"{day + timedelta(1)}T{self.at:%H:%M}"
+        once = ["--once-per", "bizdate", "--name", self.name, "--cyctime", cyctime]
+        return [sys.executable, "-m", "pai_runner", "-f", self.file, *once, *self.words]
+
+    def log(self, day: date) -> str:
+        """Return the file of what a date prints."""
+        return os.path.join(home(), "backfills", self.name, f"{day:%Y%m%d}.log")
+
+    def known(self) -> dict[date, str]:
+        """Return what is on record of each date. Raises SetupError."""
+        return {
+            day: DONE if has_succeeded(self.name, f"{day:%Y%m%d}") else OPEN for day in self.dates()
+        }
+
+
+def day_of(text: str) -> date:
+    """Return the date of 2026-10-01 or 20261001. Raises UsageError."""
+    try:
+        plain = text.replace("-", "") if len(text) == 10 else text
+        if len(plain) != 8 or not plain.isdecimal():
+            raise ValueError
+        return date(int(plain[:4]), int(plain[4:6]), int(plain[6:]))
+    except ValueError:
+        raise UsageError(f"`{text}` is not a date", "write 2026-10-01 or 20261001") from None
+
+
+def run(backfill: Backfill, parallel: int, say: Say) -> dict[date, str]:
+    """Run what is not done yet, `parallel` dates at once, and return what came of each date.
+
+    SIGTERM and Ctrl-C end it with all that it runs: KeyboardInterrupt is raised then, and the same
+    call goes on later. Raises SetupError when nothing can be started.
+    """
+    results = backfill.known()
+    todo = [day for day, result in results.items() if result != DONE]
+    if len(todo) < len(results):
+        say(f"{len(results) - len(todo)} of {len(results)} dates have succeeded before")
+    os.makedirs(os.path.dirname(backfill.log(backfill.first)), mode=0o700, exist_ok=True)
+    children = _Children()
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with ThreadPoolExecutor(parallel) as pool:
+            try:
+                for day, code in pool.map(lambda day: children.run(backfill, day), todo):
+                    results[day] = _result(code)
+                    if code is not None:
+                        say(_line(backfill, day, code))
+            except BaseException:
+                children.stop()
+                raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return results
+
+
+class _Children:
+    """The processes of a back-fill, which threads start and wait for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_over = False
+
+    def run(self, backfill: Backfill, day: date) -> tuple[date, int | None]:
+        """Run a date and return its exit code; None when all is over."""
+        try:
+            with open(backfill.log(day), "ab", opener=_private) as log, self._lock:
+                if self._is_over:
+                    return day, None
+                child = subprocess.Popen(
+                    backfill.command(day),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is ours to pass on
+                )
+                self._running.add(child)
+        except OSError as error:
+            raise SetupError(
+                f"{day} cannot be started: {error}", "free some space, or set PAI_HOME elsewhere"
+            ) from error
+        code = child.wait()
+        with self._lock:
+            self._running.discard(child)
+        return day, code
+
+    def stop(self) -> None:
+        """Ask all to end, and start no other."""
+        with self._lock:
+            self._is_over = True
+            for child in self._running:
+                child.terminate()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _interrupt(signum: int, _: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _result(code: int | None) -> str:
+    if code is None:
+        return OPEN
+    return {ExitCode.OK.value: DONE, ExitCode.BUSY.value: BUSY}.get(code, FAILED)
+
+
+def _line(backfill: Backfill, day: date, code: int) -> str:
+    if code == 0:
+        return f"{day}: succeeded"
+    return f"{day}: ended with code {code}; see {backfill.log(day)}"
+
+
+def calendar_text(results: Mapping[date, str]) -> str:
+    """Return the months of the dates, a mark behind each day."""
+    days: Sequence[date] = sorted(results)
+    months = sorted({(day.year, day.month) for day in days})
+    return "\n\n".join(_month(year, month, results) for year, month in months)
+
+
+def _month(year: int, month: int, results: Mapping[date, str]) -> str:
+    lines = [f"{year}-{month:02d}", " Mo  Tu  We  Th  Fr  Sa  Su"]
+    for week in calendar.Calendar().monthdatescalendar(year, month):
+        cells = [
+            f"{day.day:3d}{results.get(day, ' ')}" if day.month == month else " " * 4
+            for day in week
+        ]
+        lines.append("".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,372 @@
+"""The schedules on record: `<home>/schedules/NAME.json`, one file each.
+
+Beside it lie NAME.state.json (which ticks have been run, and how that ended), NAME.lock (held
+while it runs) and NAME.log (what cron's runs print).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from pai_runner.errors import BusyError, SetupError, UsageError, nearest
+from pai_runner.jobs.directory import home
+from pai_runner.jobs.files import write_atomic
+from pai_runner.schedule.ticks import canonical
+from pai_runner.schedule.zones import zone
+
+SCHEMA = 1
+BACKENDS = ("crontab", "systemd-user", "systemd-system", "serve")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+_STATE = ".state"
+# As many ticks as a state remembers, and so as many as can be caught up.
+REMEMBERED = 31
+
+_PRIVATE = 0o700
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A file of PAI commands and when it is run.
+
+    `folder` is where it runs; `python` has this package; `options` are further words for `pai`;
+    `environment` is what is set for `pai`; of the ticks that are due, the last `catch_up` are run
+    that have not succeeded. `created` is ISO text: what was due before is not run.
+    """
+
+    name: str
+    file: str
+    folder: str
+    cron: str
+    timezone: str
+    backend: str
+    created: str
+    python: str
+    options: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    catch_up: int = 1
+
+    @property
+    def since(self) -> datetime:
+        """When it was made; no tick before that is due."""
+        return datetime.fromisoformat(self.created)
+
+    def pai(self, *words: str) -> list[str]:
+        """Return the command line of `pai` with these arguments."""
+        return [self.python, "-m", "pai_runner", *words]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, **asdict(self), "options": list(self.options)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Schedule:
+        """Return the schedule that `to_json` gave.
+
+        Raises ValueError, KeyError, TypeError, UsageError for what is none.
+        """
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
+        values = {name: data[name] for name in cls.__dataclass_fields__}
+        texts = ("name", "file", "folder", "cron", "timezone", "backend", "created", "python")
+        if not all(isinstance(values[name], str) for name in texts):
+            raise ValueError("a text is missing")
+        values["options"] = tuple(map(str, values["options"]))
+        values["environment"] = dict(values["environment"])
+        values["catch_up"] = int(values["catch_up"])
+        schedule = cls(**values)
+        if schedule.since.tzinfo is None:
+            raise ValueError("`created` has no time zone")
+        canonical(schedule.cron, with_seconds=True)
+        zone(schedule.timezone)
+        return schedule
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a tick was run. `cyctime` is the tick; `code` is None while it runs, or was cut off."""
+
+    cyctime: str
+    started: str
+    tries: int = 1
+    ended: str | None = None
+    code: int | None = None
+
+    @property
+    def moment(self) -> datetime:
+        return datetime.fromisoformat(self.cyctime)
+
+
+@dataclass(frozen=True)
+class History:
+    """What has been run of a schedule, the last tick last."""
+
+    results: tuple[Result, ...] = ()
+
+    def of(self, tick: datetime) -> Result | None:
+        """Return what is known of a tick."""
+        return next((one for one in self.results if one.moment == tick), None)
+
+    def succeeded(self, tick: datetime) -> bool:
+        result = self.of(tick)
+        return result is not None and result.code == 0
+
+    @property
+    def last(self) -> Result | None:
+        """What was started last."""
+        return max(self.results, key=lambda one: one.started, default=None)
+
+    @property
+    def last_success(self) -> Result | None:
+        """The latest tick that has succeeded, of those remembered."""
+        return next((one for one in reversed(self.results) if one.code == 0), None)
+
+    def with_result(self, result: Result) -> History:
+        """Return the history with this in its tick's place; the oldest ticks go."""
+        others = [one for one in self.results if one.moment != result.moment]
+        kept = sorted([*others, result], key=lambda one: one.moment)[-REMEMBERED:]
+        return History(tuple(kept))
+
+
+# ====== Paths ======
+
+
+def folder() -> str:
+    """Return the folder of all schedules. It may not exist yet."""
+    return os.path.join(home(), "schedules")
+
+
+def log_path(name: str) -> str:
+    return os.path.join(folder(), f"{name}.log")
+
+
+def check_name(name: str) -> str:
+    """Return `name`. Raises UsageError where it cannot be a schedule's."""
+    if not _NAME.fullmatch(name) or name.endswith(_STATE):
+        raise UsageError(
+            f"`{name}` cannot be the name of a schedule",
+            f"letters, digits, `.`, `_` and `-`, a letter or digit first, not ending in {_STATE}",
+        )
+    return name
+
+
+def _path(name: str) -> str:
+    return os.path.join(folder(), f"{name}.json")
+
+
+def _history_path(name: str) -> str:
+    return _path(name + _STATE)
+
+
+# ====== Schedules ======
+
+
+def names() -> list[str]:
+    """Return the names of all schedules, sorted. Raises SetupError."""
+    try:
+        files = os.listdir(folder())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SetupError(f"the schedules in {folder()} cannot be read: {error.strerror}") from error
+    found = (os.path.splitext(file) for file in files)
+    return sorted(
+        stem
+        for stem, ending in found
+        if ending == ".json" and _NAME.fullmatch(stem) and not stem.endswith(_STATE)
+    )
+
+
+def read(name: str) -> Schedule:
+    """Return the schedule of that name.
+
+    Raises UsageError when there is none, SetupError when its file is damaged.
+    """
+    path = _path(check_name(name))
+    try:
+        with open(path, encoding="utf-8") as file:
+            return Schedule.from_json(json.load(file))
+    except FileNotFoundError:
+        known = names()
+        listed = f"schedules: {', '.join(nearest(name, known) or known)}" if known else None
+        hint = listed or "make one with: pai schedule install FILE --cron '0 2 * * *'"
+        raise UsageError(f"there is no schedule `{name}` in {folder()}", hint) from None
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        raise SetupError(
+            f"{path} is damaged: {_reason(error)}",
+            f"`pai schedule rm {name}` removes it, and what runs it",
+        ) from error
+
+
+def read_all() -> tuple[list[Schedule], list[SetupError]]:
+    """Return all schedules by name, and what is wrong with those that cannot be read."""
+    schedules, damaged = [], []
+    for name in names():
+        try:
+            schedules.append(read(name))
+        except SetupError as error:
+            damaged.append(error)
+        except UsageError:
+            continue  # removed meanwhile
+    return schedules, damaged
+
+
+def write(schedule: Schedule) -> None:
+    """Put a schedule on record. Raises SetupError."""
+    text = json.dumps(schedule.to_json(), ensure_ascii=False, indent=2)
+    _write(_path(check_name(schedule.name)), text, durable=True)
+
+
+def remove(name: str) -> None:
+    """Take a schedule off the record; its log stays. Raises SetupError."""
+    for path in (_path(name), _history_path(name), _lock_path(name)):
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise SetupError(f"{path} cannot be removed: {error.strerror}") from error
+
+
+# ====== What has been run ======
+
+
+def read_history(name: str) -> History:
+    """Return what has been run; nothing where the file is damaged.
+
+    That is safe: `pai --once-per` knows what has succeeded.
+    """
+    try:
+        with open(_history_path(name), encoding="utf-8") as file:
+            results = [Result(**one) for one in json.load(file)["results"]]
+            history = History(tuple(results))
+            if any(one.moment.tzinfo is None for one in results):
+                return History()
+            return history
+    except (OSError, ValueError, KeyError, TypeError):
+        return History()
+
+
+def record(name: str, result: Result) -> None:
+    """Put the result of a tick on record. Only who holds the schedule's lock does so.
+
+    It is not written out to the disk: what a crash of the machine loses is only run again, and
+    `pai --once-per` knows that it had succeeded. Raises SetupError.
+    """
+    history = read_history(name).with_result(result)
+    data = {"schema": SCHEMA, "results": [vars(one) for one in history.results]}
+    _write(_history_path(name), json.dumps(data), durable=False)
+
+
+def ended(result: Result, code: int, at: str) -> Result:
+    """Return a result as it is when its process has ended with `code`."""
+    return replace(result, code=code, ended=at)
+
+
+# ====== Locks: released by the kernel when whoever holds them is gone ======
+
+
+@contextmanager
+def running(name: str) -> Iterator[int]:
+    """Hold a schedule's lock; yield its descriptor. Raises BusyError when another holds it.
+
+    A process that inherits the descriptor goes on holding it.
+    """
+    with _locked(_lock_path(name), is_patient=False) as descriptor:
+        if descriptor is None:
+            raise BusyError(
+                f"schedule {name} is being run",
+                "it runs once at a time; `pai schedule ls` shows it",
+            )
+        yield descriptor
+
+
+@contextmanager
+def changing() -> Iterator[None]:
+    """Hold the lock of those who install and remove schedules; wait for it."""
+    with _locked(os.path.join(folder(), ".lock"), is_patient=True):
+        yield
+
+
+@contextmanager
+def serving() -> Iterator[None]:
+    """Hold the lock of `pai schedule serve`. Raises BusyError when another process serves."""
+    with _locked(os.path.join(folder(), ".serve.lock"), is_patient=False) as descriptor:
+        if descriptor is None:
+            raise BusyError(f"the schedules in {folder()} are being served by another process")
+        yield
+
+
+@contextmanager
+def _locked(path: str, is_patient: bool) -> Iterator[int | None]:
+    """Hold the lock on `path`; yield its descriptor, or None where another holds it."""
+    descriptor = _open_lock(path, is_patient)
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open_lock(path: str, is_patient: bool) -> int | None:
+    make_folder()
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _unwritable(error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)  # `pai schedule rm` has removed it meanwhile
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def make_folder() -> None:
+    """Make the folder of all schedules, its owner's alone. Raises SetupError."""
+    try:
+        os.makedirs(folder(), mode=_PRIVATE, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _lock_path(name: str) -> str:
+    return os.path.join(folder(), f"{name}.lock")
+
+
+def _write(path: str, text: str, durable: bool) -> None:
+    make_folder()
+    try:
+        write_atomic(path, f"{text}\n".encode(), durable)
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> SetupError:
+    return SetupError(
+        f"the schedules in {folder()} cannot be written: {error.strerror}",
+        "set PAI_HOME to a folder that you may write, with free space",
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return getattr(error, "strerror", None) or str(error)
