@@ -39,8 +39,8 @@
 #define FAILED_PRECONDITION 9
 #define UNAVAILABLE 14
 #define WRITE_BUFFER (256 * 1024)
-/* How long a thread is kept from an interpreter that may end meanwhile, in milliseconds. */
-#define LINGER_MS 5000
+/* How long threads are kept from an interpreter that may end meanwhile. */
+#define LINGER_SECONDS 5
 /* How much is written before Python is told that a file has grown: a part of its upload. */
 #define GROWTH (8 * 1024 * 1024)
 
@@ -181,17 +181,25 @@ static atomic_bool closed;
 static atomic_int calls_under_way;
 
 static pthread_t closer; /* who has closed the door: Python's main thread */
+static double closed_at; /* in seconds of the monotonic clock */
+
+static double seconds_now(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
 
 /* Keep a thread of Python's, which comes back to an interpreter that ends, from coming back.
  *
  * Python before 3.14 ends such a thread where it asks for the interpreter's lock: in the middle of
  * TensorFlow's C++, which takes the process down. From 3.14 on it keeps them so itself. While
- * exit handlers run, which may wait for the thread, it is let go after a while. */
+ * exit handlers run, which may wait for the thread, it is let go after a while. No lock may be held:
+ * exit(3) takes those of streams. */
 static void linger(void) {
   const struct timespec pause = {0, 5 * 1000 * 1000};
   if (!atomic_load(&closed) || pthread_equal(closer, pthread_self())) return;
   if (calls.thread_state() == NULL || calls.holds_interpreter()) return;
-  for (int waited = 0; waited < LINGER_MS || calls.is_finalizing(); waited += 5)
+  while (seconds_now() - closed_at < LINGER_SECONDS || calls.is_finalizing())
     nanosleep(&pause, NULL);
 }
 
@@ -218,6 +226,7 @@ static void leave(void) {
 int pai_close(double seconds) {
   const struct timespec pause = {0, 5 * 1000 * 1000};
   closer = pthread_self();
+  closed_at = seconds_now();
   atomic_store(&closed, true);
   for (double waited = 0; atomic_load(&calls_under_way) > 0; waited += 0.005) {
     if (waited >= seconds) return 0;
@@ -264,8 +273,12 @@ static atomic_uint process; /* how many forks lie between this process and the f
 static void after_fork_in_child(void) {
   atomic_fetch_add(&process, 1);
   /* The parent writes what it holds; exit(3) in the child would write it once more. */
-  for (Writer *writer = open_writers; writer != NULL; writer = writer->next)
+  for (Writer *writer = open_writers; writer != NULL; writer = writer->next) {
     if (writer->file != NULL) discard(writer->file);
+    if (writer->ring == NULL) continue;
+    close(writer->descriptor); /* else the memory would live as long as the child */
+    writer->descriptor = -1;
+  }
   atomic_store(&calls_under_way, 0);
   atomic_store(&growth_pipe, -1); /* the thread that reads it is the parent's */
   pthread_mutex_init(&writers_lock, NULL);
@@ -288,10 +301,12 @@ static void forget(Writer *writer) {
   pthread_mutex_unlock(&writers_lock);
 }
 
-/* Write out what every open writer holds in memory. */
+/* Write out what every open writer holds in memory, but those of rings: they may wait for a store,
+ * and are not whole before they are closed. */
 void pai_flush_writers(void) {
   pthread_mutex_lock(&writers_lock);
-  for (Writer *writer = open_writers; writer != NULL; writer = writer->next) fflush(writer->file);
+  for (Writer *writer = open_writers; writer != NULL; writer = writer->next)
+    if (writer->file != NULL && writer->ring == NULL) fflush(writer->file);
   pthread_mutex_unlock(&writers_lock);
 }
 
@@ -315,12 +330,12 @@ static bool is_open(const Writer *writer, TF_Status *status) {
   return false;
 }
 
-/* Ask Python for room in a ring; false, with errno, where there will be none. */
+/* Ask Python for room in a ring; false, with errno, where there will be none. The stream's lock is
+ * held: who comes back lingers when stdio has returned. */
 static bool make_room(Writer *writer) {
-  errno = ECANCELED;
-  if (!enter(NULL)) return false;
-  const int64_t room = calls.make_room(writer->number);
-  leave();
+  atomic_fetch_add(&calls_under_way, 1);
+  const int64_t room = atomic_load(&closed) ? -1 : calls.make_room(writer->number);
+  atomic_fetch_sub(&calls_under_way, 1);
   errno = ECANCELED;
   if (room <= writer->room) return false;
   writer->room = room;
@@ -348,7 +363,10 @@ static ssize_t write_ring(void *cookie, const char *bytes, size_t count) {
   return done;
 }
 
-static int close_ring(void *cookie) { return close(((Writer *)cookie)->descriptor); }
+static int close_ring(void *cookie) {
+  const int descriptor = ((Writer *)cookie)->descriptor;
+  return descriptor < 0 ? 0 : close(descriptor);
+}
 
 /* Return a stream that appends to the writer's file, or NULL. */
 static FILE *new_stream(Writer *writer) {
@@ -419,11 +437,18 @@ static void tell_growth(Writer *writer, TF_Status *status) {
   }
 }
 
+/* Tell whether a writer's ring is its parent's, and set the status then. */
+static bool is_parents(const Writer *writer, TF_Status *status) {
+  if (writer->ring == NULL || !is_inherited(writer)) return false;
+  calls.set_status(status, FAILED_PRECONDITION, "the file is the parent process's");
+  return true;
+}
+
 static void writer_append(const Handle *handle, const char *bytes, size_t count,
                           TF_Status *status) {
   Writer *writer = handle->ours;
   read_failed = false;
-  if (!is_open(writer, status)) return;
+  if (!is_open(writer, status) || is_parents(writer, status)) return;
   if (atomic_load(&closed)) {
     linger();
     refuse(status);
@@ -433,23 +458,25 @@ static void writer_append(const Handle *handle, const char *bytes, size_t count,
     writer->untold += count;
     if (writer->untold >= GROWTH && !is_inherited(writer)) tell_growth(writer, status);
   }
+  linger();
 }
 
 static int64_t writer_tell(const Handle *handle, TF_Status *status) {
   Writer *writer = handle->ours;
-  if (!is_open(writer, status)) return -1;
+  if (!is_open(writer, status) || is_parents(writer, status)) return -1;
   if (writer->ring == NULL) return (int64_t)ftello(writer->file);
-  if (fflush(writer->file) != 0) { /* else nobody knows what the stream holds */
-    fail(writer, errno, status);
-    return -1;
-  }
-  return atomic_load(&writer->ring->written);
+  /* Else nobody knows what the stream holds. */
+  const bool is_flushed = fflush(writer->file) == 0;
+  if (!is_flushed) fail(writer, errno, status);
+  linger();
+  return is_flushed ? atomic_load(&writer->ring->written) : -1;
 }
 
 /* TensorFlow flushes checkpoint files once more after closing them. */
 static void writer_flush(const Handle *handle, TF_Status *status) {
   Writer *writer = handle->ours;
   if (writer->file != NULL && fflush(writer->file) != 0) fail(writer, errno, status);
+  linger();
 }
 
 static void writer_sync(const Handle *handle, TF_Status *status) {

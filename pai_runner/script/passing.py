@@ -40,7 +40,7 @@ class PassingFile:
         self.has_holes = False
         self._ring = _Ring(RING, 0)
         self._is_kept = False
-        self._mapped: dict[tuple[int, int], memoryview] = {}
+        self._whole: memoryview | None = None
         self._lock = threading.Lock()
 
     @property
@@ -59,14 +59,18 @@ class PassingFile:
 
     def part(self, start: int, count: int) -> memoryview:
         """Return what was written of a part of the file, which must not wrap. Raises OSError."""
-        place = start % self._ring.size, count
         with self._lock:
-            if self._descriptor < 0:
-                raise OSError(errno.EBADF, "the file is closed")
-            if place not in self._mapped:
-                made = mmap.mmap(self._descriptor, count, access=mmap.ACCESS_READ, offset=place[0])
-                self._mapped[place] = memoryview(made)
-            return self._mapped[place]
+            if not self.has_holes:
+                return self._map(start, count)
+            if self._whole is None:
+                self._whole = self._map(0, RING)
+            place = start % RING
+            return self._whole[place : place + count]
+
+    def _map(self, start: int, count: int) -> memoryview:
+        if self._descriptor < 0:  # which mmap takes for no file at all
+            raise OSError(errno.EBADF, "the file is closed")
+        return memoryview(mmap.mmap(self._descriptor, count, access=mmap.ACCESS_READ, offset=start))
 
     def write_over(self) -> bool:
         """Let what was sent be written over from now on; tell whether it may be."""
@@ -91,10 +95,15 @@ class PassingFile:
     def close(self) -> None:
         """Let go of the memory, when those who write and send have done so, too."""
         with self._lock:
-            self._mapped.clear()
+            self._whole = None
             descriptor, self._descriptor = self._descriptor, -1
             if descriptor >= 0:  # its number may be another file's by now
                 os.close(descriptor)
+
+    def after_fork(self) -> None:
+        """Leave the memory to the parent, one of whose threads may have had the lock."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
 
 
 @cache

@@ -219,6 +219,7 @@ class Plugin:
         try:
             return self._layer.writers.make_room(staged)
         except BaseException as error:  # told by fail_writer: stdio has no words for it
+            staged.is_failed = True
             staged.failure = error.with_traceback(None)  # its frames hold the file
             return -1
 

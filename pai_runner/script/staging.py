@@ -150,6 +150,9 @@ class Staging:
 
     def after_fork(self) -> None:
         """Leave the parent's files to the parent."""
+        for staged in self._files.values():
+            if staged.passing is not None:
+                staged.passing.after_fork()
         self.lock = threading.RLock()
         self._files = {}
 

@@ -171,6 +171,8 @@ class Writers:
         path = final_name(staged.path, is_alone())
         if path is None or size < _LARGE:
             return None
+        if staged.growing is None and staged.has_holes:  # its beginning is elsewhere
+            return None
         store = self._stores.of(path)
         if staged.growing is None and store.objects.has_parts:
             staged.growing = Growing(store, path, staged.local, staged.passing)

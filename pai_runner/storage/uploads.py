@@ -45,7 +45,9 @@ class ParallelUpload:
 
     def wait_for_first(self) -> None:
         """Wait until the first part that is on its way is sent. Raises OSError."""
-        self._sending.popleft().result()
+        self._sending[0].result()
+        # Not before: an interrupted wait must not forget a part.
+        self._sending.popleft()
         self.sent += 1
 
     def wait(self) -> None:
