@@ -18,7 +18,6 @@ import os
 import selectors
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
@@ -27,6 +26,7 @@ from subprocess import PIPE, Popen, TimeoutExpired
 from typing import IO, Any
 from zoneinfo import ZoneInfo
 
+from pai_runner.entry import pai_command
 from pai_runner.errors import ExitCode
 from pai_runner.secret import redact
 
@@ -47,6 +47,7 @@ _LAST_WORDS_SECONDS = 10.0
 _TURN_SECONDS = 1.0
 # What is read or written at once. A longer line is logged in parts: a script may never end one.
 _PIECE = 65536
+_RECORD = 4 * 1024 * 1024  # Up to this length a line is whole that may be the record.
 
 
 class PaiOperator(BaseOperator):
@@ -123,7 +124,7 @@ class PaiOperator(BaseOperator):
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
         """Run the commands; return the record of the run."""
         zone = self._zone()
-        pai = self.pai or (sys.executable, "-m", "pai_runner")
+        pai = self.pai or pai_command()
         argv = words(
             pai=[pai] if isinstance(pai, str) else pai,
             cyctime=datetime.fromtimestamp(int(scheduled_time(context).timestamp()), zone),
@@ -349,7 +350,7 @@ class _Lines:
     def take(self, data: bytes) -> list[str]:
         """Return the lines that `data` ends, without empty ones; no data ends the last."""
         *lines, self._rest = (self._rest + self._decoder.decode(data, not data)).split("\n")
-        if not data or len(self._rest) > _PIECE:
+        if not data or len(self._rest) > (_RECORD if self._rest.startswith("{") else _PIECE):
             lines.append(self._rest)
             self._rest = ""
         return [line for line in lines if line]

@@ -125,7 +125,8 @@ def recorded(directory: JobDirectory) -> tuple[list[Statement], Options, Path]:
         )
     return (
         [Statement(**request["statement"])],
-        Options(**request["options"]),
+        # Who runs it again by hand wants it done again, though a version may be there already.
+        replace(Options(**request["options"]), run_key=""),
         Path(request["cwd"]),
     )
 
@@ -149,13 +150,20 @@ def start(
     say: Say,
     cwd: Path,
     detach: bool = False,
-    directory: JobDirectory | None = None,
 ) -> Handle:
-    """Start a job, in a new `directory` or in one that was just made, and return a handle to it.
+    """Start a job and return a handle to it.
 
     Raises PaiError; what kept it from being started is on record.
     """
-    directory = directory or create()
+    directory = create()
+    return launch(job, prepare(job, options, say, cwd, directory), directory, detach)
+
+
+def prepare(job: Job, options: Options, say: Say, cwd: Path, directory: JobDirectory) -> Prepared:
+    """Plan a job whose folder was just made, and put it on record.
+
+    Raises PaiError; what kept it from being planned is on record.
+    """
     name = job.job_name or job.script.name
     _note(directory, Record(directory.id, name, State.PENDING, launcher=Identity.of(os.getpid())))
     say(f"job {directory.id}")
@@ -170,7 +178,17 @@ def start(
         raise
     for notice in prepared.plan.notices:
         say(notice)
-    return submit(prepared.plan, directory, prepared.secrets, detach)
+    return prepared
+
+
+def launch(job: Job, prepared: Prepared, directory: JobDirectory, detach: bool = False) -> Handle:
+    """Start a planned job and return a handle to it. Raises SetupError, which is on record."""
+    try:
+        return submit(prepared.plan, directory, prepared.secrets, detach)
+    except PaiError as error:
+        name = job.job_name or job.script.name
+        _record_failure(directory, name, State.FAILED, Reason.SETUP_FAILED, error)
+        raise
 
 
 def _record_failure(
@@ -180,8 +198,10 @@ def _record_failure(
     import shutil
 
     shutil.rmtree(directory.code, ignore_errors=True)
-    code = error.exit_code if isinstance(error, PaiError) else 128 + signal.SIGINT
-    message = redact(str(error)) or "interrupted while the job was set up"
+    code = 128 + getattr(error, "signum", signal.SIGINT)
+    message = "interrupted while the job was set up"
+    if isinstance(error, PaiError):
+        code, message = error.exit_code, redact(str(error))
     now = now_text()
     _note(
         directory,

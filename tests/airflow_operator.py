@@ -180,6 +180,16 @@ for piece in ("训".encode()[:2], "训".encode()[2:] + b"\\r\\n", b"\\r 10%", b"
     ]  # fmt: skip
 
 
+def test_a_record_of_any_length_is_returned() -> None:
+    prints = """
+import json
+print(json.dumps({"id": "run-1", "state": "SUCCEEDED", "exit_code": 0, "steps": "x" * 300_000}))
+"""
+    record = PaiOperator(task_id="train", command=COMMAND, pai=program(prints)).execute({})
+    assert record is not None
+    assert len(record["steps"]) == 300_000
+
+
 def test_much_of_everything_at_once_blocks_nobody(logged: Callable[..., list[str]]) -> None:
     # Prints before it reads; each of the three is far more than a pipe holds.
     chatty = """

@@ -18,8 +18,8 @@ from pai_runner.schedule import catalog
 
 Verb = Callable[..., tuple[int, str, str]]
 
-# Stands for `python -m pai_runner` where a test is about what `pai` is told and how it ends, not
-# about jobs: `pai schedule …` goes to the real one; a run is a line in the file `calls`, and ends
+# Stands for `python -c …` where a test is about what `pai` is told and how it ends, not about
+# jobs: `pai schedule …` goes to the real one; a run is a line in the file `calls`, and ends
 # as the file `behaviour`, a piece of shell, says.
 PROGRAM = """\
 #!/bin/sh

@@ -1,28 +1,36 @@
 """`pai backfill FILE --from DATE --to DATE`: runs a file for each business date of a range, once.
 
 What follows `--` are options of `pai` for each date: `-- --retries 2 --param day=...`. The same
-command goes on where it stopped.
+command goes on where it stopped; a date that any run of the name has succeeded for is done.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 from collections.abc import Sequence
 from datetime import time
 
 from pai_runner.cli.output import say
 from pai_runner.errors import ExitCode, UsageError
 
+# Options of `pai` that are the back-fill's own.
+_OWN_OPTIONS = ("-e", "-f", "--cyctime", "--timezone", "--name", "--once-per", "--detach")
+
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the range and print the calendar. Returns 0 when all dates have succeeded, else 1."""
+    """Run the range and print the calendar.
+
+    Returns 0 when all dates have succeeded, 128 + N when signal N has ended it, else 1.
+    """
     from pai_runner.runs import backfill
     from pai_runner.runs.options import checked_name
 
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
     options = _parser().parse_args(words[:cut])
+    _check_words(words[cut + 1 :])
     if not os.path.isfile(options.file):
         raise UsageError(f"there is no file {options.file}", "name a file of PAI commands")
     first, last = backfill.day_of(options.first), backfill.day_of(options.last)
@@ -37,7 +45,11 @@ def run(arguments: Sequence[str]) -> int:
         _time_of(options.at),
         (*(("--timezone", options.timezone) if options.timezone else ()), *words[cut + 1 :]),
     )
-    results = asked.known() if options.show else backfill.run(asked, options.parallel, say)
+    try:
+        results = asked.known() if options.show else backfill.run(asked, options.parallel, say)
+    except backfill.Stopped as stopped:
+        say(f"ended by {signal.Signals(stopped.signum).name}; the same command goes on")
+        return 128 + stopped.signum
     print(backfill.calendar_text(results))
     print(backfill.LEGEND)
     is_done = all(result == backfill.DONE for result in results.values())
@@ -62,6 +74,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timezone", metavar="ZONE", help="of cyctime; default the machine's")
     parser.add_argument("--show", action="store_true", help="print the calendar, run nothing")
     return parser
+
+
+def _check_words(words: Sequence[str]) -> None:
+    for word in words:
+        # One letter may have its value at once: -fnightly.pai.
+        name = word.partition("=")[0] if word.startswith("--") else word[:2]
+        if name in _OWN_OPTIONS:
+            raise UsageError(f"{name} stands for itself in a back-fill", "leave it out behind --")
 
 
 def _time_of(text: str) -> time:

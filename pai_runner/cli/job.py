@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> int:
     from pai_runner import api
     from pai_runner.cli.output import say
 
-    parser = _parser()
+    parser = job_parser()
     options, words = split_arguments(parser, arguments)
     asked = given(options, words)
     for notice in asked.notices:
@@ -98,10 +98,11 @@ def _keep(asked: Given, options: argparse.Namespace, run_asked: RunOptions) -> i
 
 def option_help() -> str:
     """Return the part of the general help that lists the options of a run."""
-    return _parser().format_help().split("\n\n", 1)[1]
+    return job_parser().format_help().split("\n\n", 1)[1]
 
 
-def _parser() -> argparse.ArgumentParser:
+def job_parser() -> argparse.ArgumentParser:
+    """Return the parser of all options that running a command has."""
     parser = argparse.ArgumentParser("pai", usage="pai", add_help=False, allow_abbrev=False)
     add_command_arguments(parser)
     add_run_options(parser)

@@ -1,6 +1,8 @@
-"""`pai jobs gc --older-than 30d`: removes the records of jobs that ended longer ago, logs and all.
+"""`pai jobs gc --older-than 30d`: removes the records of jobs and runs that ended longer ago, logs
+and all.
 
-What is not at its end stays, and so does a job of which files wait on this machine's disk.
+What is not at its end stays, and so does a job of which files wait on this machine's disk, or which
+an unfinished run may go on from.
 """
 
 from __future__ import annotations
@@ -15,31 +17,44 @@ from typing import Any
 
 from pai_runner.cli.models_place import age_text, duration_with_unit, size_text
 from pai_runner.cli.output import print_json, print_table, say
+from pai_runner.errors import SetupError
 from pai_runner.jobs.directory import JobDirectory
 from pai_runner.jobs.retention import Finding, Rule, Swept, sweep
 from pai_runner.run.waiting import pending_folder, waiting
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Remove them, and print what went. Returns the exit code."""
+    """Remove them, and print what went. Returns the exit code.
+
+    Raises SetupError, when all else is done, for what cannot be deleted.
+    """
     options = _parser().parse_args(arguments)
     rule = Rule(options.older_than, options.keep_failed, options.damaged)
     swept = sweep(rule, time.time(), still_needed, options.dry_run)
     if options.json:
         print_json(_plain(swept, options.dry_run))
-        return 0
+    else:
+        _show(swept, options.dry_run)
+    if swept.problems:
+        raise SetupError(
+            f"not all can be deleted: {'; '.join(swept.problems)}",
+            "remove it by hand; it is no record any more",
+        )
+    return 0
+
+
+def _show(swept: Swept, dry_run: bool) -> None:
     for finding in swept.kept:
-        say(f"job {finding.id} stays: {finding.kept}")
+        say(f"{finding.kind} {finding.id} stays: {finding.kept}")
     if not (swept.removed or swept.leftover_bytes):
         print("nothing to remove")
-        return 0
+        return
     rows = [_row(finding) for finding in swept.removed]
     if swept.leftover_bytes:
         left = size_text(swept.leftover_bytes)
-        rows.append(("left by an interrupted removal", "", "", "", left))
-    header = ("would go" if options.dry_run else "gone", "name", "state", "age", "size")
-    print_table([header, *rows, ("total", "", "", "", size_text(swept.bytes))])
-    return 0
+        rows.append(("left by an interrupted removal", "", "", "", "", left))
+    header = ("would go" if dry_run else "gone", "kind", "name", "state", "age", "size")
+    print_table([header, *rows, ("total", "", "", "", "", size_text(swept.bytes))])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,16 +99,16 @@ def _staged_folders(directory: JobDirectory) -> list[str]:
     try:
         with open(directory.spec, encoding="utf-8") as file:
             mounts = json.load(file)["mounts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        above = {os.path.dirname(mount.get("folder", "")) for mount in mounts}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # it was never started, or is damaged: --damaged decides
-    above = {os.path.dirname(mount.get("folder", "")) for mount in mounts}
     roots = sorted(root for root in above if os.path.basename(root).startswith(f"{directory.id}-"))
     return [folder for root in roots for folder in (f"{root}-left", root)]
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
     age, size = age_text(finding.age), size_text(finding.bytes)
-    return (finding.id, finding.name, finding.state, age, size)
+    return (finding.id, finding.kind, finding.name, finding.state, age, size)
 
 
 def _plain(swept: Swept, dry_run: bool) -> dict[str, Any]:

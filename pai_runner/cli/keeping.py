@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 
-from pai_runner.cli.output import print_json
 from pai_runner.errors import ExitCode, SetupError
 from pai_runner.jobs.runs import RunDirectory
 from pai_runner.runs.keeper import Keeper
+from pai_runner.secret import redact
 
 
 def keep(prepared: tuple[RunDirectory, Keeper], detach: bool, as_json: bool) -> int:
@@ -25,7 +26,7 @@ def keep(prepared: tuple[RunDirectory, Keeper], detach: bool, as_json: bool) -> 
             print("\n" + json.dumps(run.to_json(), ensure_ascii=False), flush=True)
         return run.exit_code or ExitCode.OK
     _in_background(directory, keeper)
-    print_json({"id": directory.id}) if as_json else print(directory.id)
+    print(json.dumps({"id": directory.id}) if as_json else directory.id)
     return ExitCode.OK
 
 
@@ -47,6 +48,9 @@ def _in_background(directory: RunDirectory, keeper: Keeper) -> None:
                 code = keeper.keep(on_record=lambda: os.close(begun)).exit_code or 0
             else:
                 code = 0
+        except BaseException:
+            # Nothing above this process tells of it: what follows ends it at once.
+            print(redact(traceback.format_exc()), file=sys.stderr, flush=True)
         finally:
             os._exit(code)
     os.close(begun)

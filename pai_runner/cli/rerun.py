@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from pai_runner.cli.naming import named
 from pai_runner.cli.output import say
 from pai_runner.errors import ExitCode, UsageError
 from pai_runner.jobs.directory import find
@@ -16,7 +17,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run it again, as a new job or run. Returns its exit code."""
     from pai_runner import api
     from pai_runner.cli.keeping import keep
-    from pai_runner.jobs.runs import find_run
+    from pai_runner.jobs.runs import RunDirectory
     from pai_runner.runs.starting import prepare, recorded_request
 
     parser = argparse.ArgumentParser("pai rerun", description=__doc__)
@@ -27,14 +28,14 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--detach", action="store_true", help="print the new id and return")
     parser.add_argument("--json", action="store_true", help="end with a line of JSON")
     options = parser.parse_args(arguments)
-    directory = find_run(options.id)
-    if directory is not None:
+    directory = named(options.id)
+    if isinstance(directory, RunDirectory):
         request, before = recorded_request(directory)
         prepared = prepare(request, say, before if options.failed else None)
         return keep(prepared, options.detach, options.json)
     if options.failed:
         raise UsageError(f"`{options.id}` is no run", "`pai runs` lists them")
-    statements, run_options, cwd = api.recorded(find(options.id))
+    statements, run_options, cwd = api.recorded(directory)
     if options.detach:
         job_id = api.submit_statements(statements, run_options, say, cwd)
         print(json.dumps({"id": job_id}) if options.json else job_id)

@@ -7,15 +7,20 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timezone
 
+from pai_runner.cli.command_input import split_arguments
+from pai_runner.cli.job import job_parser
 from pai_runner.cli.output import print_json, say
+from pai_runner.cli.run_arguments import run_options_of
 from pai_runner.cli.schedule_run import catch_up_count
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.directory import home
+from pai_runner.runs.notifying import recordable, variable
 from pai_runner.schedule import backends, catalog
 from pai_runner.schedule.catalog import Schedule
+from pai_runner.schedule.due import ONCE_PER_TICK
 from pai_runner.schedule.ticks import canonical, instant_text, next_ticks
 from pai_runner.schedule.zones import default_zone, zone
 from pai_runner.secret import MASK, is_secret_name, redact_secrets
@@ -131,6 +136,7 @@ def _schedule(options: argparse.Namespace, for_pai: list[str]) -> Schedule:
     if not (os.path.isfile(file) and os.access(file, os.R_OK)):
         raise UsageError(f"{file} is not a file that can be read", "give a file of PAI commands")
     _check_words(for_pai)
+    notified = _notified(file, for_pai)
     if options.system and not options.systemd:
         raise UsageError("--system is for --systemd", "write: --systemd --system")
     return Schedule(
@@ -143,7 +149,7 @@ def _schedule(options: argparse.Namespace, for_pai: list[str]) -> Schedule:
         created=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         python=sys.executable,
         options=tuple(for_pai),
-        environment=_environment(options.env),
+        environment=_environment(options.env, notified),
         catch_up=options.catch_up,
     )
 
@@ -173,7 +179,29 @@ def _check_words(words: Sequence[str]) -> None:
         )
 
 
-def _environment(kept: Sequence[str]) -> dict[str, str]:
+def _notified(file: str, words: Sequence[str]) -> set[str]:
+    """Read the options for `pai` as `pai` will; return the variables that name who is notified.
+
+    Raises UsageError for what `pai` would not take, and for a URL that would be on record.
+    """
+    options, more = split_arguments(job_parser(), ["-f", file, *ONCE_PER_TICK, *words])
+    if more:
+        raise UsageError(f"`pai -f FILE` does not take {more[0]}", "`pai --help` lists its options")
+    for text in options.notify:
+        if not recordable(text):
+            raise UsageError(
+                "--notify names a URL, which is a secret and would be on record",
+                "name a command that reads the URL from a file, or env:NAME with the variable set "
+                "where the scheduler runs",
+            )
+    variables = {name for name in map(variable, options.notify) if name is not None}
+    # These are set where it runs; here they need not be.
+    options.notify = [text for text in options.notify if variable(text) is None]
+    run_options_of(options)
+    return variables
+
+
+def _environment(kept: Sequence[str], notified: Collection[str]) -> dict[str, str]:
     """Return what is set at each run: what leads here, PATH, and what the user names."""
     folder = os.path.dirname(sys.executable)
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -185,14 +213,19 @@ def _environment(kept: Sequence[str]) -> dict[str, str]:
         entries = os.environ["PYTHONPATH"].split(os.pathsep)
         found["PYTHONPATH"] = os.pathsep.join(os.path.abspath(one) for one in entries if one)
     for name in kept:
-        found[name] = _kept_value(name)
+        found[name] = _kept_value(name, name in notified)
     return found
 
 
-def _kept_value(name: str) -> str:
+def _kept_value(name: str, is_notified: bool) -> str:
     value = os.environ.get(name)
     if value is None:
         raise UsageError(f"--env {name}: it is not set here", f"write: {name}=… pai schedule …")
+    if is_notified and not recordable(value):
+        raise UsageError(
+            f"the variable {name} holds a URL to notify, which is not put on record",
+            f"set {name} where the scheduler runs, or name a command that reads a file",
+        )
     if is_secret_name(name) or MASK in redact_secrets(f"{name}={value}"):
         raise UsageError(
             f"the variable {name} holds a secret, which is not put on record",

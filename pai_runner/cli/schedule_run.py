@@ -13,7 +13,7 @@ from pai_runner.schedule.catalog import Schedule
 from pai_runner.schedule.due import Start, run_due, run_tick, this_minute
 from pai_runner.schedule.foreground import Foreground, environment_with
 
-_Run = Callable[[Schedule, datetime, Start, Callable[[], bool]], int]
+_Run = Callable[[Schedule, Start, Callable[[], bool]], int]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -33,8 +33,8 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     return _run_one(
         options.name,
-        lambda schedule, now, start, is_ended: run_due(
-            schedule, now, start, say, options.catch_up, is_ended
+        lambda schedule, start, is_ended: run_due(
+            schedule, _now, start, say, options.catch_up, is_ended
         ),
     )
 
@@ -49,7 +49,7 @@ def run_now(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     return _run_one(
         options.name,
-        lambda schedule, now, start, _: run_tick(schedule, this_minute(schedule, now), start, say),
+        lambda schedule, start, _: run_tick(schedule, this_minute(schedule, _now()), start, say),
     )
 
 
@@ -73,5 +73,8 @@ def _run_one(name: str, run_it: _Run) -> int:
             # The lock goes along: where this process is killed, what it started still holds it.
             return foreground.run(command, schedule.folder, environment, [lock])
 
-        now = datetime.now(timezone.utc)
-        return run_it(schedule, now, start, lambda: foreground.signal is not None)
+        return run_it(schedule, start, lambda: foreground.signal is not None)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pai_runner.cli.output import say
+from pai_runner.entry import module_command
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.directory import JobDirectory, find
 from pai_runner.location import Location
@@ -168,8 +169,7 @@ def _become_tensorboard(source: Source, arguments: Sequence[str]) -> NoReturn:
         "PYTHONPATH": os.pathsep.join(filter(None, search)),
     }
     sys.stdout.flush()
-    program = [sys.executable, "-m", "pai_runner.script.board"]
-    os.execve(sys.executable, program, environment)
+    os.execve(sys.executable, module_command("pai_runner.script.board"), environment)
 
 
 def _reading(source: Source) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pai_runner.command.date_expressions import (
     BUILT_IN,
+    FORMS,
     Instant,
     assigned_value,
     evaluate,
@@ -31,8 +32,17 @@ _ASSIGNMENT = "an assignment is written day=$[yyyymmdd-1], without blanks around
 _PARAM = re.compile(r"--\s*@param\b(?P<words>.*)", re.DOTALL)
 _BRACKETS = r"\$\[[^\[\]\r\n]*\]|\$\{[^{}\r\n]*\}"
 _WORD = re.compile(rf"(?:{_BRACKETS}|\S)+")
-# The places in a text. A `$` within [...] is a shell's; the name in it is still a place.
-_PLACE = re.compile(r"\$\{(?P<name>[^{}\r\n]*)\}|\$\[[^\[\]$\r\n]*\]")
+# What nobody writes behind `$[` or `${` who does not mean a date. A `_` goes on in a shell's name.
+_DATE_BEGUN = (
+    r"(?i:bdp\.system\.|(?:add_months|(?=[ymdhis]*(?:yyy|mmdd|hh24|hh12))[ymdhis\d]+)(?!\w))"
+)
+# The places in a text. A `$` within [...] is a shell's; the name in it is still a place. What is
+# begun and is no place is an error, for the text would be used with it as it is.
+_PLACE = re.compile(
+    r"\$\{(?P<name>[^{}\r\n]*)\}|\$\[[^\[\]$\r\n]*\]"
+    rf"|(?P<begun>\$[\[{{][ \t]*{_DATE_BEGUN}[^\s'\";]*)",
+    re.ASCII,
+)
 # `${bizdate-1}`, which stands in EasyRec's documents and in many commands.
 _SHIFTED = re.compile(
     rf"(?P<name>{_NAME.pattern})\s*(?P<sign>[+-])\s*(?P<days>\d{{1,9}})", re.ASCII
@@ -98,11 +108,11 @@ def fill(
     `${bdp.system.bizdate}` and `${bdp.system.cyctime}` are built in, and so is `${date}`, the
     business date. `${name}` is what is assigned to it. A date expression that stands in the text
     itself is evaluated, and `${name-1}` is the day before the date that is assigned to the name:
-    both with a notice. Other `$[...]` and `${...}` are left alone, as a shell's. `literal` texts,
-    words that a shell has split, have no comments.
+    both with a notice. Blanks next to the braces do not count. Other `$[...]` and `${...}` are left
+    alone, as a shell's. `literal` texts, words that a shell has split, have no comments.
 
-    Raises UsageError for a name that is not assigned and for a wrong expression, with line and
-    column (CommandError) unless the text is literal.
+    Raises UsageError for a name that is not assigned and for an expression that is wrong, is not
+    closed or holds another one, with line and column (CommandError) unless the text is literal.
     """
     filling = _Filling(assignments, instant)
     if "$" not in text:
@@ -140,7 +150,13 @@ class _Filling:
 
     def value(self, place: re.Match[str]) -> str | None:
         """Return what stands at a place; None when it is not for us. Raises UsageError."""
-        name = place["name"]
+        if place["begun"] is not None:
+            raise UsageError(
+                f"`{shown(place[0])}` is no whole date expression: a bracket, a `$` or the end of "
+                "the line comes before it is closed",
+                FORMS,
+            )
+        name = None if place["name"] is None else place["name"].strip()
         if name in BUILT_IN:
             return system_value(BUILT_IN[name][1:], self.instant)
         if name in self._values:

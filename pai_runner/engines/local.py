@@ -80,7 +80,10 @@ def submit(
 
 
 class Handle:
-    """A job that was submitted by this process."""
+    """A job that was submitted by this process.
+
+    `stopped_by` is the first signal to this process that asked to end; 0 where none has come.
+    """
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class Handle:
         self._unsaved = False
         self._over = False
         self._held_signals: list[int] = []
+        self.stopped_by = 0
         self._first_stop = 0.0
         self._kill_supervisor_at = float("inf")
         self._sweep: Sweep | None = None
@@ -133,6 +137,7 @@ class Handle:
                 status = self._reap()
                 record = self._final or self._record_death(status, follower, signals)
                 self._drain(follower, signals)
+                self._note_stops(signals.take())
         finally:
             follower.close()
             self._close()
@@ -192,7 +197,12 @@ class Handle:
                 self._final = Record.from_json(message["final"])
                 self._unsaved = not message["saved"]
 
+    def pass_on(self, signum: int) -> None:
+        """Do with a signal what `wait` does with those that come meanwhile."""
+        self._forward(signum)
+
     def _forward(self, signum: int) -> None:
+        self._note_stops({signum})
         if not self._ready:
             # Before it has a session the supervisor drops what comes.
             self._held_signals.append(signum)
@@ -212,8 +222,15 @@ class Handle:
         while follower.pump() or follower.blocked:
             if follower.blocked:
                 _poll(select.poll(), follower, signals)
-            if signals.take() & set(_STOP_SIGNALS):
+            if self._note_stops(signals.take()):
                 return
+
+    def _note_stops(self, signals: set[int]) -> bool:
+        """Remember the first signal that asks to end; tell whether there is one of those."""
+        stops = sorted(signals & set(_STOP_SIGNALS))
+        if stops and not self.stopped_by:
+            self.stopped_by = stops[0]
+        return bool(stops)
 
     # ====== The end ======
 

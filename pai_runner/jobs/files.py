@@ -35,7 +35,10 @@ def write_atomic(path: str, data: bytes, durable: bool = True) -> None:
             os.close(descriptor)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass  # it is in its place: a signal's exception came behind the rename
         raise
     if durable:
         sync_directory(folder)

@@ -1,4 +1,7 @@
-"""Removing the records of jobs that ended long ago.
+"""Removing the records of jobs and runs that ended long ago.
+
+A run that stays without having succeeded keeps its jobs: whoever goes on from it reads off them
+what need not be done again. So runs go first, and a job goes with its run or later.
 
 A folder loses its place with one rename, and is deleted where nobody looks for jobs: whoever lists
 the jobs meanwhile finds a record whole or not at all, and what a killed removal leaves behind is
@@ -18,7 +21,9 @@ from pai_runner.jobs import directory as directories
 from pai_runner.jobs.cancel import job_path_of
 from pai_runner.jobs.directory import JobDirectory
 from pai_runner.jobs.files import sync_directory
+from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import Record, read
+from pai_runner.jobs.runs import Run, RunDirectory, all_runs, read_run
 from pai_runner.jobs.state import State
 
 # What went wrong, or how is not known. A cancelled job ended as somebody wished.
@@ -28,7 +33,7 @@ _TRASH = "trash"
 
 @dataclass(frozen=True)
 class Rule:
-    """What goes: jobs that ended more than `older_than` seconds ago.
+    """What goes: jobs and runs that ended more than `older_than` seconds ago.
 
     `keeps_failed` keeps those that failed, timed out or were lost. `takes_damaged` takes records
     that cannot be read, too, when nothing in their folder has changed for as long.
@@ -41,11 +46,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """A job that is old enough to go. `kept` says why it stays all the same; empty if it goes.
+    """What is old enough to go. `kept` says why it stays all the same; empty if it goes.
 
-    `age` is in seconds since its end; `bytes` are what its folder takes of the disk.
+    `kind` is "job" or "run". `age` is in seconds since its end; `bytes` are what its folder takes
+    of the disk.
     """
 
+    kind: str
     id: str
     name: str
     state: str
@@ -56,10 +63,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep found, newest first; `leftover_bytes` are those an interrupted one had left."""
+    """What a sweep found: runs, then jobs, each newest first.
+
+    `leftover_bytes` are those an interrupted one had left. `problems` say what lost its place and
+    could not be deleted.
+    """
 
     findings: tuple[Finding, ...]
     leftover_bytes: int
+    problems: tuple[str, ...] = ()
 
     @property
     def removed(self) -> list[Finding]:
@@ -81,7 +93,7 @@ def sweep(
     dry_run: bool = False,
     records_home: str | os.PathLike[str] | None = None,
 ) -> Swept:
-    """Remove the jobs that `rule` says, and return what went and what had to stay.
+    """Remove the jobs and runs that `rule` says, and return what went and what had to stay.
 
     `now` is in seconds since 1970. `still_needed` says why a job that has ended is needed yet,
     empty if it is not. With `dry_run` nothing is removed. Raises SetupError.
@@ -90,59 +102,103 @@ def sweep(
     trash = Trash(home)
     leftover_bytes = trash.size()
     living = _jobs_with_processes()
-    findings = []
-    for job_id in directories.all_ids(home):
-        directory = JobDirectory(home, job_id)
-        finding = _judged(directory, rule, now, living, still_needed)
-        if finding is None:
-            continue
+    findings: list[Finding] = []
+
+    def settle(finding: Finding, path: str) -> Finding:
         if not (finding.kept or dry_run):
-            problem = trash.take(directory.path)
+            problem = trash.take(path)
             if problem is None:
-                continue  # another sweep was faster
+                return finding  # another sweep was faster, and tells of it
             finding = replace(finding, kept=problem)
         findings.append(finding)
-    if not dry_run:
-        trash.empty()
-    return Swept(tuple(findings), leftover_bytes)
+        return finding
+
+    relied_on = _sweep_runs(home, rule, now, settle)
+    for job_id in directories.all_ids(home):
+        directory = JobDirectory(home, job_id)
+        finding = _judged(directory, rule, now, living)
+        if finding is not None:
+            kept = finding.kept or relied_on.get(job_id) or still_needed(directory)
+            settle(replace(finding, kept=kept), directory.path)
+    return Swept(tuple(findings), leftover_bytes, () if dry_run else trash.empty())
+
+
+def _sweep_runs(
+    home: str, rule: Rule, now: float, settle: Callable[[Finding, str], Finding]
+) -> dict[str, str]:
+    """Settle the runs; return the jobs that those rely on which stay, each with its reason."""
+    relied_on: dict[str, str] = {}
+    for directory in all_runs(home):
+        run = read_run(directory)
+        finding = _judged_run(home, directory, run, rule, now)
+        if finding is not None:
+            finding = settle(finding, directory.path)
+        if run.state is not State.SUCCEEDED and (finding is None or finding.kept):
+            reason = f"run {run.id} may go on from it"
+            relied_on.update((job, reason) for step in run.steps for job in step.jobs)
+    return relied_on
 
 
 # ====== What goes ======
 
 
+def _judged_run(
+    home: str, directory: RunDirectory, run: Run, rule: Rule, now: float
+) -> Finding | None:
+    """Return what becomes of a run; None where it is too young, or kept by the rule itself."""
+    old = _old_enough(directory.path, run.state, run.ended, rule, now)
+    if old is None:
+        return None
+    kept = _not_over(run.state, run.message, run.keeper, rule)
+    for job in (job for step in run.steps for job in step.jobs[-1:]):
+        # Jobs outlive the keeper of a lost run, and may succeed yet.
+        state = read(JobDirectory(home, job)).state
+        if not (kept or state.final or state is State.UNKNOWN):
+            kept = f"its job {job} is {state.value}"
+    return Finding("run", directory.id, run.name, run.state.value, *old, kept)
+
+
 def _judged(
-    directory: JobDirectory,
-    rule: Rule,
-    now: float,
-    living: frozenset[str],
-    still_needed: Callable[[JobDirectory], str],
+    directory: JobDirectory, rule: Rule, now: float, living: frozenset[str]
 ) -> Finding | None:
     """Return what becomes of a job; None where it is too young, or kept by the rule itself."""
     record = read(directory)
-    if rule.keeps_failed and record.state in _FAILED:
+    old = _old_enough(directory.path, record.state, record.ended, rule, now)
+    if old is None:
         return None
-    ended = _seconds(record.ended)
+    kept = _not_over(record.state, record.message, record.supervisor or record.launcher, rule)
+    kept = kept or _still_running(directory, record, living)
+    return Finding("job", directory.id, record.job_name, record.state.value, *old, kept)
+
+
+def _old_enough(
+    folder: str, state: State, ended_text: str | None, rule: Rule, now: float
+) -> tuple[float, int] | None:
+    """Return the age in seconds and the bytes of what the rule takes; None for what it keeps."""
+    if rule.keeps_failed and state in _FAILED:
+        return None
+    ended = _seconds(ended_text)
     if ended is not None and now - ended <= rule.older_than:
         return None
-    size, changed = _looked_through(directory.path)
+    size, changed = _looked_through(folder)
     # When a lost job ended is not known, nor of a damaged record: its last sign of life counts.
     age = now - (changed if ended is None else ended)
-    if age <= rule.older_than or not os.path.isdir(directory.path):
+    if age <= rule.older_than or not os.path.isdir(folder):
         return None
-    kept = _reason_to_stay(directory, record, rule, living) or still_needed(directory)
-    return Finding(directory.id, record.job_name, record.state.value, age, size, kept)
+    return age, size
 
 
-def _reason_to_stay(
-    directory: JobDirectory, record: Record, rule: Rule, living: frozenset[str]
-) -> str:
-    if record.state is State.UNKNOWN:
-        if not rule.takes_damaged:
-            return f"{record.message}; --damaged removes it"
-    elif not record.state.final:
-        owner = record.supervisor or record.launcher
-        where = f" on {owner.host}" if owner is not None and owner.elsewhere else ""
-        return f"it is {record.state.value}{where}"
+def _not_over(state: State, message: str, owner: Identity | None, rule: Rule) -> str:
+    """Return why what is in this state stays; empty where it has ended."""
+    if state is State.UNKNOWN:
+        return "" if rule.takes_damaged else f"{message}; --damaged removes it"
+    if state.final:
+        return ""
+    where = f" on {owner.host}" if owner is not None and owner.elsewhere else ""
+    return f"it is {state.value}{where}"
+
+
+def _still_running(directory: JobDirectory, record: Record, living: frozenset[str]) -> str:
     recorded = [record.supervisor]
     for role in record.roles:
         recorded += [role.guard, role.process]
@@ -231,20 +287,25 @@ class Trash:
         self._emptied.add(parent)
         return ""
 
-    def empty(self) -> None:
-        """Delete all that is in it. Raises SetupError when something cannot be deleted."""
+    def empty(self) -> tuple[str, ...]:
+        """Delete all that is in it; return what cannot be deleted, and why."""
+        if not os.path.isdir(self._path):
+            return ()
+        problems = []
         try:
-            names = os.listdir(self._path)
-        except FileNotFoundError:
-            return
-        try:
+            names = sorted(os.listdir(self._path))
             # A machine that crashes now must not bring half a job back to its place.
             for folder in (*self._emptied, self._path):
                 sync_directory(folder)
-            for name in names:
-                _delete(os.path.join(self._path, name))
         except OSError as error:
-            raise self._unusable(error) from error
+            return (f"{error.filename or self._path}: {error.strerror}",)
+        for name in names:
+            path = os.path.join(self._path, name)
+            try:
+                _delete(path)
+            except OSError as error:
+                problems.append(f"{error.filename or path}: {error.strerror or error}")
+        return tuple(problems)
 
     def _unusable(self, error: OSError) -> SetupError:
         return SetupError(

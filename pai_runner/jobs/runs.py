@@ -16,7 +16,7 @@ from typing import Any
 
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.directory import home, new_id
-from pai_runner.jobs.files import write_atomic
+from pai_runner.jobs.files import is_out_of_space, write_atomic, write_in_place
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.state import State
 
@@ -128,9 +128,20 @@ def create_run() -> RunDirectory:
 
 
 def write_run(directory: RunDirectory, run: Run) -> None:
-    """Replace the record. Raises OSError."""
+    """Replace the record. On a full disk the old file's own space is used. Raises OSError."""
+    try:
+        write_atomic(directory.record, _bytes(run))
+    except OSError as error:
+        if not (is_out_of_space(error) and os.path.exists(directory.record)):
+            raise
+        steps = tuple(replace(step, message=step.message[:100]) for step in run.steps)
+        brief = replace(run, message=run.message[:100], steps=steps)
+        write_in_place(directory.record, _bytes(brief))
+
+
+def _bytes(run: Run) -> bytes:
     text = json.dumps(run.to_json(), ensure_ascii=False, indent=1)
-    write_atomic(directory.record, text.encode("utf-8", "backslashreplace") + b"\n")
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_run(directory: RunDirectory) -> Run:
@@ -187,9 +198,9 @@ def end_run(directory: RunDirectory) -> Run:
 # ====== Finding ======
 
 
-def all_runs() -> list[RunDirectory]:
+def all_runs(records_home: str | os.PathLike[str] | None = None) -> list[RunDirectory]:
     """Return all runs, newest first. Raises SetupError."""
-    base = home()
+    base = home() if records_home is None else os.fspath(records_home)
     try:
         names = os.listdir(os.path.join(base, "runs"))
     except FileNotFoundError:

@@ -79,14 +79,16 @@ def publish(
     """Publish the SavedModel in `folder`, which `staging_folder(place)` gave, and point at it.
 
     `version` is as for `reserve`. In a job that may be done once (PAI_RUN_KEY) the n-th model that
-    the process publishes there is the n-th of any earlier attempt, if that came so far: then that
-    version is returned. Raises UsageError, SetupError, OSError; then there is no new version,
-    though its number may be spent, unless the message says that there is or may be one.
+    the process publishes there of one training step (or without a known step) is the n-th of any
+    earlier attempt, if that came so far: then that version is returned. Raises UsageError,
+    SetupError, OSError; then there is no new version, though its number may be spent, unless the
+    message says that there is or may be one.
     """
     files = digest_folder(folder)
     if not entry_of(file.path for file in files):
         raise SetupError(f"{folder} is no SavedModel: it has no {ENTRIES[0]}", "export it first")
-    about = replace(about or About(), run_key=_run_key(place))
+    about = about or About()
+    about = replace(about, run_key=_run_key(place, about.step))
     earlier = _made_for(place, about.run_key)
     if earlier is not None:
         manifest = earlier
@@ -106,15 +108,22 @@ def publish(
     return Published(manifest.version, location, manifest, is_new=earlier is None)
 
 
-# How many models this process has published, by their place.
-_counts: Counter[str] = Counter()
+# How many models this process has published, by their place and step.
+_counts: Counter[tuple[str, int | None]] = Counter()
 
 
-def _run_key(place: Place) -> str:
+def _run_key(place: Place, step: int | None) -> str:
+    """Return what a model is published for; empty where it may be published again.
+
+    An attempt that goes on from a checkpoint publishes later steps than the one before it: those
+    are other models, though they are its first.
+    """
     key = os.environ.get("PAI_RUN_KEY", "")
-    number = _counts[place.prefix]
-    _counts[place.prefix] += 1
-    return f"{key}#{number}" if key else ""
+    number = _counts[place.prefix, step]
+    _counts[place.prefix, step] += 1
+    if not key:
+        return ""
+    return f"{key}#{number}" if step is None else f"{key}@{step}#{number}"
 
 
 def _made_for(place: Place, run_key: str) -> Manifest | None:

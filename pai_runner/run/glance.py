@@ -73,7 +73,7 @@ class Glance:
 
     def _job(self, directory: JobDirectory, record: Record, now: float) -> JobView:
         devices = _devices(directory)
-        folders = {role.label: role for role in directory.roles()}  # the last attempt's counts
+        folders = _role_folders(directory)
         roles = tuple(
             self._role(role, folders.get(role.label), devices.get(role.label, ()), now)
             for role in record.roles
@@ -112,13 +112,24 @@ def _devices(directory: JobDirectory) -> Mapping[str, tuple[str, ...]]:
         return {}
 
 
+def _role_folders(directory: JobDirectory) -> Mapping[str, RoleDirectory]:
+    """Return the folder of each role in its last attempt; none where they cannot be read."""
+    try:
+        return {role.label: role for role in directory.roles()}
+    except OSError:
+        return {}
+
+
 def _newest_first(*paths: str) -> list[str]:
-    """Return those of `paths` that are files with something in them, last written first."""
+    """Return those of `paths` that have something in them, last written first.
+
+    One that cannot be looked at is left out: the other jobs are still to be shown.
+    """
     found = []
     for path in paths:
         try:
             status = os.stat(path)
-        except FileNotFoundError:
+        except OSError:
             continue
         if status.st_size:
             found.append((status.st_mtime_ns, path))

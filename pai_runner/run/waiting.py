@@ -20,8 +20,8 @@ def pending_folder(directory: JobDirectory) -> str:
     try:
         with open(directory.spec, encoding="utf-8") as file:
             return str(json.load(file).get("pending", ""))
-    except (OSError, ValueError):
-        # It was never started, or is of another time: nothing of it can wait.
+    except (OSError, ValueError, AttributeError):
+        # It was never started, is of another time or damaged: nothing is known to wait.
         return ""
 
 

@@ -1,7 +1,7 @@
 """Back-filling: the same file for a range of dates, each once, some at a time.
 
-Each date is a `pai` of its own, as a scheduler would start it: what has succeeded for a date, by
-hand, at night or in a back-fill before, is not run again.
+Each date is a `pai` of its own, as a scheduler would start it: a date that a run of the name has
+succeeded for, by hand, at night or in a back-fill before, is not run again.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import calendar
 import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, time, timedelta
+from typing import NoReturn
 
+from pai_runner.entry import pai_command
 from pai_runner.errors import ExitCode, SetupError, UsageError
 from pai_runner.jobs.directory import home
+from pai_runner.jobs.runs import list_runs
+from pai_runner.jobs.state import State
 from pai_runner.runs.once import has_succeeded
 
 Say = Callable[[str], None]
@@ -52,17 +56,31 @@ class Backfill:
         """Return the command that runs one date."""
         cyctime = f"{day + timedelta(1)}T{self.at:%H:%M}"
         once = ["--once-per", "bizdate", "--name", self.name, "--cyctime", cyctime]
-        return [sys.executable, "-m", "pai_runner", "-f", self.file, *once, *self.words]
+        return pai_command("-f", self.file, *once, *self.words)
 
     def log(self, day: date) -> str:
         """Return the file of what a date prints."""
         return os.path.join(home(), "backfills", self.name, f"{day:%Y%m%d}.log")
 
     def known(self) -> dict[date, str]:
-        """Return what is on record of each date. Raises SetupError."""
+        """Return what is on record of each date. Raises SetupError.
+
+        Done is what any run of the name has succeeded for, also one that succeeds once per cyctime.
+        """
+        runs = list_runs(name=self.name, states={State.SUCCEEDED})
+        done = {run.bizdate for run in runs}
         return {
-            day: DONE if has_succeeded(self.name, f"{day:%Y%m%d}") else OPEN for day in self.dates()
+            day: DONE if text in done or has_succeeded(self.name, text) else OPEN
+            for day, text in ((day, f"{day:%Y%m%d}") for day in self.dates())
         }
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that asks the back-fill to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
 
 
 def day_of(text: str) -> date:
@@ -79,8 +97,8 @@ def day_of(text: str) -> date:
 def run(backfill: Backfill, parallel: int, say: Say) -> dict[date, str]:
     """Run what is not done yet, `parallel` dates at once, and return what came of each date.
 
-    SIGTERM and Ctrl-C end it with all that it runs: KeyboardInterrupt is raised then, and the same
-    call goes on later. Raises SetupError when nothing can be started.
+    SIGTERM, SIGHUP and Ctrl-C end it with all that it runs: Stopped or KeyboardInterrupt is raised
+    then, and the same call goes on later. Raises SetupError when nothing can be started.
     """
     results = backfill.known()
     todo = [day for day, result in results.items() if result != DONE]
@@ -88,19 +106,15 @@ def run(backfill: Backfill, parallel: int, say: Say) -> dict[date, str]:
         say(f"{len(results) - len(todo)} of {len(results)} dates have succeeded before")
     os.makedirs(os.path.dirname(backfill.log(backfill.first)), mode=0o700, exist_ok=True)
     children = _Children()
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        with ThreadPoolExecutor(parallel) as pool:
-            try:
-                for day, code in pool.map(lambda day: children.run(backfill, day), todo):
-                    results[day] = _result(code)
-                    if code is not None:
-                        say(_line(backfill, day, code))
-            except BaseException:
-                children.stop()
-                raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with _stops(), ThreadPoolExecutor(parallel) as pool:
+        try:
+            for day, code in pool.map(lambda day: children.run(backfill, day), todo):
+                results[day] = _result(code)
+                if code is not None:
+                    say(_line(backfill, day, code))
+        except BaseException:
+            children.stop()
+            raise
     return results
 
 
@@ -147,8 +161,23 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _interrupt(signum: int, _: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _stops() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise Stopped, apart from one that is ignored, as under nohup."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    heard = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
+    for number in heard:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, old in heard.items():
+            signal.signal(number, old)
+
+
+def _stop(signum: int, _: object) -> NoReturn:
+    raise Stopped(signum)
 
 
 def _result(code: int | None) -> str:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pai_runner import api
 from pai_runner.command import Job
-from pai_runner.errors import BusyError, ExitCode, PaiError, SetupError
-from pai_runner.jobs.directory import create
+from pai_runner.errors import BusyError, ExitCode, PaiError, SetupError, UsageError
+from pai_runner.jobs.directory import JobDirectory, create
 from pai_runner.jobs.files import now_text
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import Record, read
@@ -27,7 +27,7 @@ from pai_runner.runs.locking import held, slot
 from pai_runner.runs.once import Once
 from pai_runner.runs.options import RunOptions
 from pai_runner.runs.retrying import kind_of, wait_before_next
-from pai_runner.secret import redact, redact_secrets
+from pai_runner.secret import redact
 
 Say = Callable[[str], None]
 
@@ -59,7 +59,10 @@ class Keeper:
         self._jobs = jobs
         self._options, self._run_options = options
         self._cwd = cwd
-        self._say = say
+        self._say_it = say
+        self._gate = _Gate()
+        self._is_on_record = False
+        self._is_idle = False
         self._date = date
         self._done = done or {}
         self._once: Once | None = None
@@ -70,9 +73,10 @@ class Keeper:
         `on_record` is called when the run can be seen. Raises SetupError when it cannot be written.
         """
         self._save(keeper=Identity.of(os.getpid()), created=now_text())
+        self._is_on_record = True
         on_record()
         try:
-            with _stops(), ExitStack() as stack:
+            with self._gate.entered(), ExitStack() as stack:
                 if self._enter(stack):
                     self._tell("start")
                     self._keep_steps()
@@ -87,7 +91,13 @@ class Keeper:
         except PaiError as error:
             self._end(State.FAILED, error.exit_code, redact(str(error)))
             self._say_error("error", error)
-        self._tell_end()
+        except Exception as error:
+            text = redact(f"internal error: {type(error).__name__}: {error}")
+            self._end(State.FAILED, ExitCode.SETUP, text)
+            self._tell_end()
+            raise
+        if not self._is_idle:
+            self._tell_end()
         return self._run
 
     # ====== Before the first job ======
@@ -118,6 +128,7 @@ class Keeper:
                 once.succeed()
             text = f"run {once.success} of `{self._run.name}` has succeeded for {self._date}"
             self._say(f"{text}; --force runs it again")
+            self._is_idle = True
             self._end(State.SUCCEEDED, ExitCode.OK, f"nothing was run: {text}")
         return is_done
 
@@ -129,22 +140,23 @@ class Keeper:
                 step = self._done[place]
                 self._say(f"{step.name}: job {step.jobs[-1]} has succeeded before")
                 self._save_step(place, step)
-            elif not self._keep_step(place) and not self._run_options.keeps_going:
+                continue
+            state = self._keep_step(place)
+            goes_on = self._run_options.keeps_going and state is not State.CANCELLED
+            if state is not State.SUCCEEDED and not goes_on:
                 return
 
-    def _keep_step(self, place: int) -> bool:
-        """Run one command until it succeeds or is not tried again; tell whether it has."""
+    def _keep_step(self, place: int) -> State:
+        """Run one command until it succeeds or is not tried again; return its last state."""
         failed: list[Record] = []
         while True:
             record = self._attempt(place)
             if record.state is State.SUCCEEDED:
-                return True
+                return record.state
             failed.append(record)
-            if record.state is State.CANCELLED:
-                raise Stopped(max((record.exit_code or 0) - 128, signal.SIGTERM))
             seconds = wait_before_next(self._run_options.retries, failed)
             if seconds is None:
-                return False
+                return record.state
             self._say(
                 f"attempt {len(failed)} of {record.job_name} ended: {kind_of(record)}; "
                 f"again in {seconds:g} s"
@@ -152,18 +164,15 @@ class Keeper:
             time.sleep(seconds)
 
     def _attempt(self, place: int) -> Record:
+        """Run a job once. Raises Stopped when this process was asked to end meanwhile."""
         directory = create()
         step = self._run.steps[place]
         # The job is named before it is there: a keeper that is killed leaves none unnamed.
         jobs = (*step.jobs, directory.id)
         self._save_step(place, replace(step, state=State.RUNNING, jobs=jobs))
+        stopped_by = 0
         try:
-            job = self._jobs[place]
-            options = replace(self._options, run_key=self._key(place))
-            handle = api.start(job, options, self._say, self._cwd, directory=directory)
-            outcome = handle.wait()
-            if outcome.exit_code != 0:
-                api.tell(outcome, directory, self._say)
+            stopped_by = self._run_job(place, directory)
         except PaiError as error:
             self._say_error("error", error)
         record = read(directory)
@@ -171,12 +180,28 @@ class Keeper:
             place,
             replace(
                 self._run.steps[place],
-                state=record.state,
-                exit_code=record.exit_code,
+                state=record.state if record.state.final else State.FAILED,
+                exit_code=ExitCode.SETUP if record.exit_code is None else record.exit_code,
                 message=record.message,
             ),
         )
+        is_last = place == len(self._jobs) - 1
+        if stopped_by and not (is_last and record.state is State.SUCCEEDED):
+            raise Stopped(stopped_by)
         return record
+
+    def _run_job(self, place: int, directory: JobDirectory) -> int:
+        """Start a job and wait for its end; return the signal that asked to end it, or 0."""
+        options = replace(self._options, run_key=self._key(place))
+        job = self._jobs[place]
+        prepared = api.prepare(job, options, self._say, self._cwd, directory)
+        with self._gate.shut():
+            handle = api.launch(job, prepared, directory)
+            self._gate.pass_to(handle.pass_on)
+            outcome = handle.wait()
+            if outcome.exit_code != 0:
+                api.tell(outcome, directory, self._say)
+        return handle.stopped_by
 
     def _key(self, place: int) -> str:
         """Return what the job of one step is done for; empty where it may be done again."""
@@ -197,7 +222,12 @@ class Keeper:
         self._end(first.state, first.exit_code or 1, f"{first.name}: {first.message}")
 
     def _end(self, state: State, code: int, message: str) -> None:
-        self._save(state=state, exit_code=int(code), message=message, ended=now_text())
+        self._gate.lock()
+        steps = tuple(
+            step if step.state.final or step.state is State.PENDING else replace(step, state=state)
+            for step in self._run.steps
+        )
+        self._save(state=state, exit_code=int(code), message=message, ended=now_text(), steps=steps)
 
     def _tell_end(self) -> None:
         if self._run.state is not State.SUCCEEDED:
@@ -211,9 +241,20 @@ class Keeper:
         return bool(self._run_options.notify) and event in self._run_options.notify_on
 
     def _tell(self, event: str) -> None:
-        if self._is_told(event):
+        if not self._is_told(event):
+            return
+        try:
             targets = [notifying.target(text) for text in self._run_options.notify]
-            notifying.notify(targets, event, self._run, self._say)
+        except UsageError as error:  # of a run that is done again, elsewhere
+            self._say_error("--notify", error)
+            return
+        notifying.notify(targets, event, self._run, self._say)
+
+    def _say(self, line: str) -> None:
+        try:
+            self._say_it(line)
+        except OSError:
+            return  # nobody reads it any more; the run goes on
 
     def _say_error(self, what: str, error: PaiError) -> None:
         self._say(f"{what}: {error}" + (f"; {error.hint}" if error.hint else ""))
@@ -226,45 +267,77 @@ class Keeper:
         self._save(steps=tuple(steps))
 
     def _save(self, **changes: Any) -> None:
-        self._run = replace(self._run, **changes)
-        try:
-            write_run(self._directory, self._run)
-        except OSError as error:
-            raise SetupError(
-                f"the record {self._directory.record} cannot be written: {error.strerror}",
-                "free some space, or keep the records elsewhere with PAI_HOME",
-            ) from error
+        with self._gate.shut():
+            self._run = replace(self._run, **changes)
+            try:
+                write_run(self._directory, self._run)
+            except OSError as error:
+                text = f"the record {self._directory.record} cannot be written: {error.strerror}"
+                if not self._is_on_record:
+                    raise SetupError(
+                        text, "free some space, or keep the records elsewhere with PAI_HOME"
+                    ) from error
+                self._say(text)
 
 
-def steps_of(jobs: Sequence[Job]) -> tuple[Step, ...]:
-    """Return the steps of a run that has not begun."""
-    return tuple(
-        Step(
-            redact_secrets(job.statement.text.strip()),
-            redact_secrets(job.job_name or job.script.name),
-        )
-        for job in jobs
-    )
+class _Gate:
+    """Lets signals that ask to end raise Stopped, but not where that would leave a thing half done.
 
+    While it is shut a signal waits, or goes to who was named; when it is locked it is late.
+    """
 
-@contextmanager
-def _stops() -> Iterator[None]:
-    """Let signals that ask to end raise Stopped, where Python takes signals at all."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler not in (None, signal.SIG_IGN):
-            signal.signal(number, _stop)
-    try:
-        yield
-    finally:
+    def __init__(self) -> None:
+        self._depth = 0
+        self._waiting = 0
+        self._is_locked = False
+        self._goes_to: Callable[[int], object] | None = None
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Take the signals, where Python takes signals at all."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.getsignal(number) for number in numbers}
         for number, handler in before.items():
-            if handler is not None:
-                signal.signal(number, handler)
+            if handler not in (None, signal.SIG_IGN):
+                signal.signal(number, self._take)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Let signals wait. Raises Stopped at the end when one has come."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            self._goes_to = None
+        if self._waiting and not self._depth and not self._is_locked:
+            signum, self._waiting = self._waiting, 0
+            raise Stopped(signum)
 
-def _stop(signum: int, _: object) -> NoReturn:
-    raise Stopped(signum)
+    def pass_to(self, receive: Callable[[int], object]) -> None:
+        """Give signals to `receive` until the gate opens, those that wait first."""
+        self._goes_to = receive
+        if self._waiting:
+            signum, self._waiting = self._waiting, 0
+            receive(signum)
+
+    def lock(self) -> None:
+        """Let no signal through any more: the run has come to its end."""
+        self._is_locked = True
+
+    def _take(self, signum: int, _: object) -> None:
+        if self._goes_to is not None:
+            self._goes_to(signum)
+        elif self._depth or self._is_locked:
+            self._waiting = self._waiting or signum
+        else:
+            raise Stopped(signum)

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pai_runner.errors import BusyError, SetupError
 from pai_runner.jobs.cancel import leftovers
 from pai_runner.jobs.directory import JobDirectory, home
+from pai_runner.jobs.record import read
 from pai_runner.jobs.runs import RunDirectory, end_run, read_run
+from pai_runner.jobs.state import State
 
 Say = Callable[[str], None]
 
@@ -40,22 +42,38 @@ class Lock:
                 "set PAI_HOME to a folder that you may write, on a local disk",
             ) from error
 
-    def take(self, run_id: str) -> bool:
-        """Take the lock for a run, if nobody has it; tell whether this process has it now."""
+    def take(self) -> bool:
+        """Take the lock, if nobody has it; tell whether this process has it now.
+
+        Raises SetupError where the file system knows no locks.
+        """
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps({"run": run_id}).encode(), 0)
+        except OSError as error:
+            raise SetupError(
+                f"{self.path} cannot be locked: {error.strerror}",
+                "set PAI_HOME to a folder on a local disk",
+            ) from error
         return True
 
+    def claim(self, run_id: str) -> None:
+        """Say who has the lock, which this process has. Raises SetupError."""
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, json.dumps({"run": run_id}).encode(), 0)
+        except OSError as error:
+            raise SetupError(
+                f"{self.path} cannot be written: {error.strerror}", "free some space"
+            ) from error
+
     def holder(self) -> str:
-        """Return the id of the run that took it last; empty where that is not known."""
+        """Return the id of the run that claimed it last; empty where that is not known."""
         try:
             return str(json.loads(os.pread(self._descriptor, 4096, 0))["run"])
         except (ValueError, KeyError, TypeError):
-            return ""  # it has just been made, or taken
+            return ""  # it has just been made, or claimed
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -73,23 +91,46 @@ def held(
     """
     lock = Lock(os.path.join(home(), "locks", name))
     try:
-        before = lock.holder()
         deadline = time.monotonic() + (float("inf") if most_seconds is None else most_seconds)
         told = ""
-        while not lock.take(run_id):
-            before = lock.holder() or before
+        while not lock.take():
+            holder = lock.holder()
+            if if_running == "skip":
+                raise _busy(name, holder)
+            if holder and holder != told:
+                told = holder
+                say(f"waiting for the lock `{name}`, which run {holder} has")
+                if if_running == "replace":
+                    end_run(RunDirectory(home(), holder))
+            _turn(deadline, name, holder)
+        # Until nothing lives of the run before, the lock stays in its name.
+        before = lock.holder()
+        while is_living(before):
             if if_running == "skip":
                 raise _busy(name, before)
-            if before != told:
-                told = before
-                say(f"waiting for the lock `{name}`, which run {before} has")
-                if if_running == "replace" and before:
-                    end_run(RunDirectory(home(), before))
             _turn(deadline, name, before)
-        _wait_for_rest(name, before, if_running, deadline)
+        lock.claim(run_id)
         yield
     finally:
         lock.close()
+
+
+def is_living(run_id: str) -> bool:
+    """Tell whether a process of a run's jobs is alive, as its keeper may be no more.
+
+    The script of a killed keeper is ended by its supervisor, which gives it the time to save.
+    """
+    base = home()
+    for step in read_run(RunDirectory(base, run_id)).steps if run_id else ():
+        for job in step.jobs:
+            directory = JobDirectory(base, job)
+            if not os.path.isdir(directory.path):
+                continue
+            record = read(directory)
+            is_over = record.state.final and record.state is not State.LOST
+            if not is_over and leftovers(directory, record):
+                return True
+    return False
 
 
 def _busy(name: str, holder: str) -> BusyError:
@@ -105,28 +146,10 @@ def _turn(deadline: float, name: str, holder: str) -> None:
     time.sleep(_TURN)
 
 
-def _wait_for_rest(name: str, run_id: str, if_running: str, deadline: float) -> None:
-    """Wait until no process of a run is alive whose keeper was killed.
-
-    Its script is ended by its supervisor, which gives it the time to save.
-    """
-    if not run_id:
-        return
-    base = home()
-    run = read_run(RunDirectory(base, run_id))
-    if run.state.final and run.ended is not None:
-        return
-    jobs = [JobDirectory(base, job) for step in run.steps for job in step.jobs]
-    while any(os.path.isdir(job.path) and leftovers(job) for job in jobs):
-        if if_running == "skip":
-            raise _busy(name, run_id)
-        _turn(deadline, name, run_id)
-
-
 @contextmanager
 def slot(most: int, run_id: str, say: Say) -> Iterator[None]:
     """Hold one of `most` places on this machine, for as long as the block takes."""
-    folder = os.path.join(home(), "locks", "slots")
+    folder = os.path.join(home(), "slots")
     taken = _first_free(folder, most, run_id, say)
     try:
         yield
@@ -140,8 +163,9 @@ def _first_free(folder: str, most: int, run_id: str, say: Say) -> Lock:
     is_told = False
     try:
         while True:
-            taken = _free_slot(folder, most, run_id) if queue.take(run_id) else None
+            taken = _free_slot(folder, most) if queue.take() else None
             if taken is not None:
+                taken.claim(run_id)
                 return taken
             if not is_told:
                 is_told = True
@@ -151,10 +175,10 @@ def _first_free(folder: str, most: int, run_id: str, say: Say) -> Lock:
         queue.close()
 
 
-def _free_slot(folder: str, most: int, run_id: str) -> Lock | None:
+def _free_slot(folder: str, most: int) -> Lock | None:
     for number in range(most):
         lock = Lock(os.path.join(folder, str(number)))
-        if lock.take(run_id):
+        if lock.take():
             return lock
         lock.close()
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,11 @@ from pai_runner.jobs.files import write_atomic
 from pai_runner.jobs.record import read
 from pai_runner.jobs.runs import Run, RunDirectory, Step, read_run
 from pai_runner.jobs.state import State
-from pai_runner.runs.locking import Lock
+from pai_runner.runs.locking import Lock, is_living
+
+# How long a script whose keeper was killed is waited for: its grace, and what it copies back.
+_LONGEST_REST = 1800.0
+_TURN = 0.2
 
 
 class Once:
@@ -31,7 +36,7 @@ class Once:
         folder = os.path.join(home(), "once", name)
         self._path = os.path.join(folder, f"{date}.json")
         self._lock = Lock(os.path.join(folder, f"{date}.lock"))
-        if not self._lock.take(run_id):
+        if not self._lock.take():
             holder = self._lock.holder()
             self._lock.close()
             raise BusyError(
@@ -39,10 +44,24 @@ class Once:
             )
         self._run_id = run_id
         try:
+            self._lock.claim(run_id)
             self._known = _known(self._path)
+            self._wait_for_rest()
         except BaseException:
             self._lock.close()
             raise
+
+    def _wait_for_rest(self) -> None:
+        """Wait until nothing lives of earlier runs for the date: it may still succeed."""
+        deadline = time.monotonic() + _LONGEST_REST
+        for run_id in self._known["runs"]:
+            while is_living(run_id):
+                if time.monotonic() > deadline:
+                    raise BusyError(
+                        f"a script of run {run_id} of {self.key} still lives",
+                        f"see: pai runs {run_id}; pai cancel --force ends its job",
+                    )
+                time.sleep(_TURN)
 
     @property
     def success(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from pai_runner.jobs.files import write_atomic
 from pai_runner.jobs.runs import Run, RunDirectory, create_run, read_run
 from pai_runner.jobs.state import State
 from pai_runner.run.options import Options
-from pai_runner.runs.keeper import Keeper, steps_of
+from pai_runner.runs.keeper import Keeper
 from pai_runner.runs.notifying import recordable
 from pai_runner.runs.once import succeeded_steps
 from pai_runner.runs.options import Retries, RunOptions
-from pai_runner.secret import redact_secrets
+from pai_runner.runs.shown import shown_statements, steps_of
 
 Say = Callable[[str], None]
 
@@ -46,9 +47,10 @@ def prepare(request: Request, say: Say, earlier: Run | None = None) -> tuple[Run
     asked = request.run_options
     if asked.once_per and not asked.name:
         raise UsageError("--once-per needs the run's name", "give it: --name NAME")
-    steps = steps_of(jobs)
+    shown = shown_statements(jobs)
+    steps = steps_of(jobs, shown)
     directory = create_run()
-    _write_request(directory, request, jobs)
+    _write_request(directory, request, jobs, shown)
     run = Run(
         directory.id,
         asked.name or steps[0].name,
@@ -57,12 +59,19 @@ def prepare(request: Request, say: Say, earlier: Run | None = None) -> tuple[Run
         cyctime=request.cyctime,
         bizdate=request.bizdate,
     )
-    # A file is called so.
-    cyctime = "".join(filter(str.isdigit, request.cyctime[:19]))
-    date = {"bizdate": request.bizdate, "cyctime": cyctime}.get(asked.once_per or "", "")
     done = succeeded_steps(earlier) if earlier else {}
     both = request.options, asked
-    return directory, Keeper(directory, run, jobs, both, request.cwd, say, date, done)
+    return directory, Keeper(directory, run, jobs, both, request.cwd, say, _date(request), done)
+
+
+def _date(request: Request) -> str:
+    """Return what the run may succeed once for; a file can be called so. Empty for nothing."""
+    once_per = request.run_options.once_per
+    if once_per == "cyctime" and request.cyctime:
+        # In UTC: the clock on the wall shows an hour twice when it is put back.
+        instant = datetime.fromisoformat(request.cyctime).astimezone(timezone.utc)
+        return f"{instant:%Y%m%dT%H%M%SZ}"
+    return request.bizdate if once_per == "bizdate" else ""
 
 
 def recorded_request(directory: RunDirectory) -> tuple[Request, Run]:
@@ -102,14 +111,14 @@ def _run_options(data: dict[str, Any]) -> RunOptions:
     return RunOptions(**{**data, **lists, "retries": Retries(**retries)})
 
 
-def _write_request(directory: RunDirectory, request: Request, jobs: Sequence[Job]) -> None:
-    typed = [asdict(job.statement) for job in jobs]
-    shown = [_without_secrets(statement) for statement in typed]
+def _write_request(
+    directory: RunDirectory, request: Request, jobs: Sequence[Job], shown: Sequence[Statement]
+) -> None:
     asked = request.run_options
     kept = replace(asked, notify=tuple(filter(recordable, asked.notify)))
     content = {
-        "statements": shown,
-        "has_secrets": shown != typed,
+        "statements": [asdict(statement) for statement in shown],
+        "has_secrets": any(one != job.statement for one, job in zip(shown, jobs, strict=True)),
         "options": asdict(request.options),
         "run_options": asdict(kept),
         "cwd": str(request.cwd),
@@ -123,13 +132,3 @@ def _write_request(directory: RunDirectory, request: Request, jobs: Sequence[Job
             f"the record {directory.path} cannot be written: {error.strerror}",
             "free some space, or keep the records elsewhere with PAI_HOME",
         ) from error
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, str):
-        return redact_secrets(value)
-    if isinstance(value, dict):
-        return {name: _without_secrets(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_secrets(one) for one in value]
-    return value

@@ -24,7 +24,7 @@ def preview(schedule: Schedule) -> list[tuple[str, str]]:
 def install(schedule: Schedule) -> list[str]:
     """Put a schedule on record and have its ticks run. Returns what the user should know.
 
-    Raises PaiError, and leaves nothing behind then.
+    Raises PaiError. Whatever is raised, nothing is left behind.
     """
     catalog.write(schedule)
     try:
@@ -33,7 +33,7 @@ def install(schedule: Schedule) -> list[str]:
         if schedule.backend == "serve":
             return [_SERVED]
         return systemd.install(schedule)
-    except PaiError:
+    except BaseException:  # Ctrl-C as well
         catalog.remove(schedule.name)
         raise
 

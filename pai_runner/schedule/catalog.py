@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from pai_runner.entry import pai_command
 from pai_runner.errors import BusyError, SetupError, UsageError, nearest
 from pai_runner.jobs.directory import home
 from pai_runner.jobs.files import write_atomic
@@ -61,7 +62,7 @@ class Schedule:
 
     def pai(self, *words: str) -> list[str]:
         """Return the command line of `pai` with these arguments."""
-        return [self.python, "-m", "pai_runner", *words]
+        return pai_command(*words, python=self.python)
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": SCHEMA, **asdict(self), "options": list(self.options)}
@@ -78,9 +79,15 @@ class Schedule:
         texts = ("name", "file", "folder", "cron", "timezone", "backend", "created", "python")
         if not all(isinstance(values[name], str) for name in texts):
             raise ValueError("a text is missing")
+        if values["backend"] not in BACKENDS:
+            raise ValueError(f"there is no backend `{values['backend']}`")
         values["options"] = tuple(map(str, values["options"]))
         values["environment"] = dict(values["environment"])
+        if not all(isinstance(value, str) for value in values["environment"].values()):
+            raise ValueError("`environment` has a value that is no text")
         values["catch_up"] = int(values["catch_up"])
+        if values["catch_up"] < 1:
+            raise ValueError("`catch_up` is less than 1")
         schedule = cls(**values)
         if schedule.since.tzinfo is None:
             raise ValueError("`created` has no time zone")
@@ -112,7 +119,9 @@ class History:
 
     def of(self, tick: datetime) -> Result | None:
         """Return what is known of a tick."""
-        return next((one for one in self.results if one.moment == tick), None)
+        # Instants: in an hour that clocks repeat, times of two zones never equal (PEP 495).
+        instant = tick.timestamp()
+        return next((one for one in self.results if one.moment.timestamp() == instant), None)
 
     def succeeded(self, tick: datetime) -> bool:
         result = self.of(tick)

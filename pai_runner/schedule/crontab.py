@@ -6,9 +6,11 @@ import os
 import re
 import shlex
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 from pai_runner.errors import SetupError, UsageError
+from pai_runner.jobs.directory import home
 from pai_runner.schedule.catalog import Schedule, log_path
 from pai_runner.schedule.entry import entry_command, entry_environment, marker, one_line
 from pai_runner.schedule.ticks import fields
@@ -22,6 +24,10 @@ _LONGEST = 990
 _NONE_YET = re.compile(rb"no crontab for|can't open .*No such file")
 
 _ITS_OWN_ZONE = re.compile(rb"^\s*CRON_TZ\s*=", re.MULTILINE)
+
+# Lines are written for a Bourne shell. The last of these settings counts for ours.
+_ITS_SHELL = re.compile(rb"^[ \t]*SHELL[ \t]*=[ \t]*[\"']?([^\"'\r\n]*?)[\"' \t\r]*$", re.MULTILINE)
+_BOURNE = ("sh", "bash", "dash", "zsh", "ksh")
 
 _HOUR = timedelta(hours=1)
 _OTHERS = "add --systemd or --serve: these know time zones"
@@ -50,8 +56,19 @@ def install(schedule: Schedule) -> list[str]:
             "machine's cron knows it",
             _OTHERS,
         )
+    shells = _ITS_SHELL.findall(before)
+    if shells and os.path.basename(shells[-1]).decode(errors="replace") not in _BOURNE:
+        raise UsageError(
+            f"your crontab sets SHELL to {shells[-1].decode(errors='replace')}, which cannot run "
+            "our lines",
+            f"one of {', '.join(_BOURNE)} can; or add --systemd or --serve",
+        )
     gap = b"\n" if before and not before.endswith(b"\n") else b""
-    _write(before + gap + "".join(f"{line}\n" for line in added).encode())
+    try:
+        _write(before + gap + "".join(f"{line}\n" for line in added).encode())
+    except BaseException:  # Ctrl-C as well
+        remove(schedule.name)
+        raise
     return [f"what its runs print is appended to {log_path(schedule.name)}"]
 
 
@@ -61,39 +78,53 @@ def remove(name: str) -> list[str]:
     Raises SetupError.
     """
     before = _read().splitlines(keepends=True)
-    after = []
-    is_ours = False
-    for line in before:
-        text = line.rstrip(b"\r\n")
-        if text == marker(name).encode():
-            is_ours = True
-        elif is_ours and f" schedule run {name} ".encode() in text:
-            is_ours = False
-        else:
-            is_ours = False
-            after.append(line)
-    if len(after) == len(before):
+    kept = _without(name, before)
+    if len(kept) == len(before):
         return [f"your crontab has no line of {name} any more"]
-    _write(b"".join(after))
+    _write(b"".join(kept))
     return []
+
+
+def _without(name: str, before: Sequence[bytes]) -> list[bytes]:
+    """Return the lines less those that run the schedule from this home, and their marker.
+
+    Our users edit theirs: other lines may have come in between. A marker belongs to the next line
+    that runs a schedule of this name; it stays where that is of another home.
+    """
+    ours = _escaped(f" {_setting('PAI_HOME', home())} ").encode()
+    kept: list[bytes] = []
+    is_next_ours = True
+    for line in reversed(before):
+        is_entry = b" pai_runner" in line and f" schedule run {name} ".encode() in line
+        if is_entry:
+            is_next_ours = ours in line
+        is_marker = line.rstrip(b"\r\n") == marker(name).encode()
+        if not (is_next_ours and (is_entry or is_marker)):
+            kept.append(line)
+    return kept[::-1]
 
 
 def lines(schedule: Schedule) -> list[str]:
     """Return the lines of a schedule. Raises UsageError where cron cannot run it."""
-    settings = [
-        f"{name}={shlex.quote(one_line(value))}"
-        for name, value in entry_environment(schedule).items()
-    ]
+    settings = [_setting(name, value) for name, value in entry_environment(schedule).items()]
     words = [shlex.quote(one_line(word)) for word in entry_command(schedule)]
     command = " ".join([*settings, *words, ">>", shlex.quote(log_path(schedule.name)), "2>&1"])
-    # In a crontab a plain % is a line break (crontab(5)).
-    command = command.replace("%", r"\%")
+    command = _escaped(command)
     if len(command.encode()) > _LONGEST:
         raise UsageError(
             f"the line for cron is too long: {len(command)} characters, at most {_LONGEST}",
             "add --systemd, or use shorter paths",
         )
     return [marker(schedule.name), f"{_machine_cron(schedule)} {command}"]
+
+
+def _setting(name: str, value: str) -> str:
+    return f"{name}={shlex.quote(one_line(value))}"
+
+
+def _escaped(command: str) -> str:
+    """Return a command as it stands in a crontab, where a plain % is a line break (crontab(5))."""
+    return command.replace("%", r"\%")
 
 
 def _machine_cron(schedule: Schedule) -> str:
@@ -171,6 +202,11 @@ def _crontab(word: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]
             "there is no cron on this machine: no program `crontab`",
             "install cron, or add --systemd or --serve",
         ) from None
+    except OSError as error:
+        raise SetupError(
+            f"the program `crontab` cannot be started: {error.strerror}",
+            "ask for the right to use cron, or add --systemd or --serve",
+        ) from error
 
 
 def _refused(what: str, done: subprocess.CompletedProcess[bytes]) -> SetupError:

@@ -29,6 +29,7 @@ Say = Callable[[str], None]
 
 # `pai` has a word for the same date that is up to the user.
 _ONCE_PER = "--once-per"
+ONCE_PER_TICK = (_ONCE_PER, "cyctime")
 
 
 def due_ticks(schedule: Schedule, now: datetime, count: int | None = None) -> list[datetime]:
@@ -49,7 +50,7 @@ def unfinished_tick(schedule: Schedule, history: History, now: datetime) -> date
 
 def command_for(schedule: Schedule, tick: datetime) -> list[str]:
     """Return the command line that runs a schedule's file for `tick`."""
-    once = [] if _names_option(schedule.options, _ONCE_PER) else [_ONCE_PER, "cyctime"]
+    once = () if _names_option(schedule.options, _ONCE_PER) else ONCE_PER_TICK
     return schedule.pai(
         *("-f", schedule.file),
         *("--cyctime", instant_text(tick)),
@@ -62,7 +63,7 @@ def command_for(schedule: Schedule, tick: datetime) -> list[str]:
 
 def run_due(
     schedule: Schedule,
-    now: datetime,
+    clock: Callable[[], datetime],
     start: Start,
     say: Say,
     count: int | None = None,
@@ -70,20 +71,28 @@ def run_due(
 ) -> int:
     """Run what is due and has not succeeded, oldest first. The caller holds the schedule's lock.
 
-    A tick that fails does not keep later ones from being run, unless `is_ended` says that this
-    process was told to end. Returns 0, or the exit code of the first that failed.
+    `clock` tells the time: what came due meanwhile is run as well, as whoever was started for it
+    found the lock held. Each tick is tried once. One that fails does not keep later ones from
+    being run, unless `is_ended` says that this process was told to end. Returns 0, or the exit
+    code of the first that failed.
     """
-    due = due_ticks(schedule, now, count)
-    history = read_history(schedule.name)
-    wanted = [tick for tick in due if not history.succeeded(tick)]
-    if not wanted:
-        say(f"{schedule.name}: {_nothing_due(due)}")
     first_failure = int(ExitCode.OK)
-    for tick in wanted:
-        code = run_tick(schedule, tick, start, say)
-        first_failure = first_failure or code
-        if is_ended():
+    tried: set[float] = set()
+    while True:
+        due = due_ticks(schedule, clock(), count)
+        history = read_history(schedule.name)
+        left = [tick for tick in due if tick.timestamp() not in tried]
+        wanted = [tick for tick in left if not history.succeeded(tick)]
+        if not wanted:
             break
+        for tick in wanted:
+            tried.add(tick.timestamp())
+            code = run_tick(schedule, tick, start, say)
+            first_failure = first_failure or code
+            if is_ended():
+                return first_failure
+    if not tried:
+        say(f"{schedule.name}: {_nothing_due(due)}")
     return first_failure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pai_runner.errors import UsageError
+from pai_runner.jobs.directory import home
 from pai_runner.schedule.catalog import Schedule
 
 # The first line of what we have written elsewhere, so that it is known again.
@@ -15,6 +16,11 @@ _NEEDED = ("PAI_HOME", "PYTHONPATH")
 def marker(name: str) -> str:
     """Return the comment that stands at an entry of the schedule called `name`."""
     return _MARKER + name
+
+
+def home_comment() -> str:
+    """Return the comment that tells whose an entry is: schedules of two homes may share a name."""
+    return f"# PAI_HOME: {home()}"
 
 
 def entry_command(schedule: Schedule) -> list[str]:

@@ -38,6 +38,8 @@ from pai_runner.schedule.zones import zone
 
 # How often the record is looked at for schedules that were installed or removed.
 _RELOAD_SECONDS = 1.0
+# When a schedule is looked at again that someone else was running.
+_BUSY_DELAY = timedelta(minutes=1)
 # More schedules than these do not run at a time.
 _THREADS = 100
 _TICK, _RETRY = "tick", "retry"
@@ -103,6 +105,7 @@ class Server:
             if name in self._children:
                 self._say(f"{name}: is running; what is due comes after it")
                 return
+            started = _now()
             try:
                 child = _start_run(schedule)
             except OSError as error:
@@ -115,7 +118,7 @@ class Server:
         if self._stop.is_set():
             return
         self._say(f"{name}: ended with {code if code >= 0 else 128 - code}")
-        self._plan_again(schedule, code)
+        self._plan_again(schedule, started, code)
 
     # ====== The store ======
 
@@ -156,7 +159,7 @@ class Server:
         is_coming = job.next_run_time is not None and job.next_run_time <= now
         if unfinished_tick(schedule, catalog.read_history(name), now) and not is_coming:
             self._say(f"{name}: something is due")
-            self._add(_RETRY, name, DateTrigger(now))
+            self._add_once(name, now)
         upcoming = next(ticks_after(schedule.cron, zone(schedule.timezone), now), None)
         self._say(f"{name}: next tick {instant_text(upcoming) if upcoming else 'never'}")
 
@@ -165,26 +168,37 @@ class Server:
             fire, trigger, id=_job_id(kind, name), args=[name], name=name, replace_existing=True
         )
 
-    def _plan_again(self, schedule: Schedule, code: int) -> None:
+    def _add_once(self, name: str, when: datetime) -> None:
+        # With a zone, as APScheduler asks for the machine's otherwise, which fails for TZ=CST-8.
+        self._add(_RETRY, name, DateTrigger(when, timezone.utc))
+
+    def _plan_again(self, schedule: Schedule, started: datetime, code: int) -> None:
         """Plan the next try of the latest tick, unless it has succeeded or the next comes first.
 
-        A tick that came while another ran is run at once.
+        `started` is when the process was started that has ended with `code`. A tick that came
+        later, and was not tried, is run at once; one for which someone else held the lock, soon.
         """
-        now = _now()
-        history = catalog.read_history(schedule.name)
+        now, name = _now(), schedule.name
+        history = catalog.read_history(name)
         tick = unfinished_tick(schedule, history, now)
-        if tick is None or code == ExitCode.USAGE or schedule.name not in self._known:
+        if tick is None or name not in self._known:
             return
         result = history.of(tick)
-        if result is None and code == ExitCode.OK:
-            self._add(_RETRY, schedule.name, DateTrigger(now))
-        elif self._delays:
+        is_untried = result is None and tick.timestamp() > started.timestamp()
+        if result is None and code == ExitCode.BUSY:
+            self._try_again(name, now + _BUSY_DELAY)
+        elif is_untried:
+            self._add_once(name, now)
+        elif self._delays and code != ExitCode.USAGE:
             tries = 1 if result is None else result.tries
             again = now + timedelta(seconds=self._delays[min(tries, len(self._delays)) - 1])
             upcoming = next(ticks_after(schedule.cron, zone(schedule.timezone), now), None)
             if upcoming is None or again < upcoming:
-                self._add(_RETRY, schedule.name, DateTrigger(again))
-                self._say(f"{schedule.name}: is tried again at {again:%H:%M:%S} UTC")
+                self._try_again(name, again)
+
+    def _try_again(self, name: str, when: datetime) -> None:
+        self._add_once(name, when)
+        self._say(f"{name}: is tried again at {when:%H:%M:%S} UTC")
 
     def _was_running(self, event: JobEvent) -> None:
         name = event.job_id.partition(":")[2]

@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+from collections.abc import Sequence
 from functools import partial
 
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.files import write_atomic
 from pai_runner.schedule.catalog import Schedule
-from pai_runner.schedule.entry import entry_command, entry_environment, marker, one_line
+from pai_runner.schedule.entry import (
+    entry_command,
+    entry_environment,
+    home_comment,
+    marker,
+    one_line,
+)
 from pai_runner.schedule.on_calendar import on_calendar
 
+_GRACE = "--grace"
 # A script gets 60 s after SIGTERM, unless the user says otherwise; then records are written.
-_STOP_SECONDS = 120
+_DEFAULT_GRACE = "60s"
+_RECORD_TIME = "60s"
 
 
 def preview(schedule: Schedule) -> list[tuple[str, str]]:
@@ -36,10 +45,10 @@ def install(schedule: Schedule) -> list[str]:
     try:
         for path, text in written.items():
             _write(path, text)
-    except SetupError:
-        _unlink(list(written))
+        notes = _control(is_system, ["daemon-reload"], ["enable", "--now", _timer(schedule.name)])
+    except BaseException:  # Ctrl-C as well
+        remove(schedule.name, is_system)
         raise
-    notes = _control(is_system, ["daemon-reload"], ["enable", "--now", _timer(schedule.name)])
     if not is_system:
         notes.append("`loginctl enable-linger` lets your timers run while you are not logged in")
     of = "" if is_system else "--user "
@@ -79,6 +88,7 @@ def _service_text(schedule: Schedule, is_system: bool) -> str:
     return "\n".join(
         [
             marker(schedule.name),
+            one_line(home_comment()),
             "[Unit]",
             f"Description=pai schedule {schedule.name}",
             "",
@@ -91,7 +101,7 @@ def _service_text(schedule: Schedule, is_system: bool) -> str:
             "SuccessExitStatus=75",
             "# SIGTERM is for pai, which ends its script.",
             "KillMode=mixed",
-            f"TimeoutStopSec={_STOP_SECONDS}",
+            f"TimeoutStopSec={_grace(schedule.options)} {_RECORD_TIME}",
             "",
         ]
     )
@@ -102,6 +112,7 @@ def _timer_text(schedule: Schedule) -> str:
     return "\n".join(
         [
             marker(schedule.name),
+            one_line(home_comment()),
             "[Unit]",
             f"Description=Times of pai schedule {schedule.name}",
             "",
@@ -115,6 +126,16 @@ def _timer_text(schedule: Schedule) -> str:
             "",
         ]
     )
+
+
+def _grace(options: Sequence[str]) -> str:
+    """Return what --grace says. systemd reads 90, 90s, 30m, 6h and 1d as `pai` does, and sums."""
+    found = _DEFAULT_GRACE
+    for place, word in enumerate(options):
+        name, equals, value = word.partition("=")
+        if name == _GRACE and (equals or place + 1 < len(options)):
+            found = value if equals else options[place + 1]
+    return found.replace(" ", "")
 
 
 def quoted(text: str) -> str:
@@ -159,7 +180,7 @@ def _write(path: str, text: str) -> None:
 def _is_ours(path: str, name: str) -> bool:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readline().rstrip("\n") == marker(name)
+            return file.read().split("\n")[:2] == [marker(name), home_comment()]
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -11,9 +11,11 @@ from pai_runner.errors import SetupError, UsageError, nearest
 _LOCALTIME = "/etc/localtime"
 _NAME_FILE = "/etc/timezone"  # Debian's; it counts where /etc/localtime is a copy and no link
 
-# How far, and how finely, two zones are compared: changes of their offsets are hours apart.
+# How far two zones are compared, and how finely: where one changes its offset, by half hours, as
+# New York's clocks change an hour before Chicago's.
 _COMPARED = timedelta(days=4 * 366)
 _STEP = timedelta(hours=6)
+_FINE_STEP = timedelta(minutes=30)
 
 
 def zone(name: str) -> ZoneInfo:
@@ -60,12 +62,22 @@ def constant_shift(source: ZoneInfo, target: ZoneInfo, now: datetime) -> timedel
 
     What is looked at is the time from `now` on, four years long.
     """
+    if source.key == target.key:
+        return timedelta()
     start = now.astimezone(timezone.utc)
-    shifts = set()
-    for count in range(_COMPARED // _STEP):
+    before = _offsets(start, source, target)
+    seen = {before}
+    for count in range(1, _COMPARED // _STEP + 1):
         moment = start + count * _STEP
-        here, there = (moment.astimezone(one).utcoffset() for one in (source, target))
-        shifts.add((there or timedelta()) - (here or timedelta()))
-        if len(shifts) > 1:
-            return None
-    return shifts.pop()
+        offsets = _offsets(moment, source, target)
+        if offsets != before:
+            fine = range(_STEP // _FINE_STEP)
+            seen.update(_offsets(moment - one * _FINE_STEP, source, target) for one in fine)
+        before = offsets
+    shifts = {there - here for here, there in seen}
+    return shifts.pop() if len(shifts) == 1 else None
+
+
+def _offsets(moment: datetime, source: ZoneInfo, target: ZoneInfo) -> tuple[timedelta, timedelta]:
+    here, there = (moment.astimezone(one).utcoffset() for one in (source, target))
+    return here or timedelta(), there or timedelta()

@@ -49,6 +49,7 @@ def filled(text: str, **assignments: str) -> str:
         ),
         ("oss://桶/每日/${day}/", "oss://桶/每日/20251031/"),
         ("\\${day}", "\\20251031"),
+        ("${ day }/${\tbdp.system.bizdate }", "20251031/20251031"),
         ("${date}", "20251031"),
         ("$[${n}*100]", "$[4*100]"),
         ("${workflow.table}_${workspace.env}", "t_prod"),
@@ -86,6 +87,10 @@ def test_names_are_replaced_as_plain_text(text: str, expected: str) -> None:
         "$[",
         "100$",
         "^a{2}$",
+        "${yyyy_of:-${1:-x}}",
+        "${yyyymmdd_",
+        "$[mm-$n]",
+        "$[ddd",
     ],
 )
 def test_look_alikes_are_left_alone(text: str) -> None:
@@ -106,10 +111,9 @@ def test_nothing_but_whole_places_is_touched(text: str) -> None:
         found = fill(text, dict.fromkeys(("a", "b", "1"), "A"), WHEN)
     except UsageError:
         return
-    for place in ("${a}", "${b}", "${1}"):
-        text = text.replace(place, "A")
     # The places in comments stay.
-    assert re.sub(r"\$\{[ab1]\}", "A", found.text) == text
+    place = re.compile(r"\$\{ *[ab1] *\}")
+    assert place.sub("A", found.text) == place.sub("A", text)
 
 
 def test_comments_stay() -> None:
@@ -185,6 +189,36 @@ def test_what_is_not_assigned(text: str, name: str) -> None:
 def test_what_looks_like_a_date_in_the_text_is_an_error() -> None:
     with pytest.raises(CommandError, match=r"line 2.*`\$\[yyyymmd-1\]` is not a date expression"):
         fill("PAI\n-Da=$[yyyymmd-1]", {}, WHEN)
+
+
+@pytest.mark.parametrize(
+    ("place", "rest"),
+    [
+        ("$[yyyymmdd-1", "' -Db=c"),
+        ("${yyyymmdd-1", " \n}"),
+        ("${yyyymmdd-1/x", "\n}"),
+        ("$[hh24:mi", "\r\n]"),
+        ("${bdp.system.bizdate", "'"),
+        ("$[yyyymmdd-${n}]", "'"),
+        ("$[ add_months(yyyymmdd,-${n})]", "'"),
+        ("${yyyymmdd-${n}}", "'"),
+        ("$[YYYYMMDD-$[1]]", "'"),
+    ],
+)
+def test_a_date_that_is_not_closed_or_holds_another_is_an_error(place: str, rest: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        fill(f"PAI\n-Da='o/{place}{rest}", {"n": "4"}, WHEN)
+    assert caught.value.message.startswith(
+        f"line 2, column 8: `{place}` is no whole date expression"
+    )
+    assert "valid are for example" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="no whole date expression"):
+        fill(f"{place}{rest}", {"n": "4"}, WHEN, literal=True)
+
+
+def test_a_comment_does_not_close_a_date() -> None:
+    with pytest.raises(CommandError, match=r"`\$\[yyyymmdd` is no whole"):
+        fill("PAI -Da=$[yyyymmdd -- ]", {}, WHEN)
 
 
 def test_a_wrong_expression_is_an_error_though_nobody_uses_it() -> None:

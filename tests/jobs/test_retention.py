@@ -16,11 +16,12 @@ import pytest
 from support import ROOT, wait_until
 
 from pai_runner.jobs.cancel import MARKER
-from pai_runner.jobs.directory import JobDirectory, all_ids, create
+from pai_runner.jobs.directory import JobDirectory, all_ids, create, new_id
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.listing import list_records
 from pai_runner.jobs.record import Record, RoleProcess, write
 from pai_runner.jobs.retention import Rule, Swept, sweep
+from pai_runner.jobs.runs import Run, RunDirectory, Step, all_runs, write_run
 from pai_runner.jobs.state import State
 
 DAY = 86400.0
@@ -190,6 +191,88 @@ def test_a_damaged_record_goes_only_when_that_is_asked_for(
 def test_no_home_is_nothing_to_remove(tmp_path: Path) -> None:
     assert swept(tmp_path / "none") == Swept((), 0)
     assert not (tmp_path / "none").exists()
+
+
+# ====== Runs ======
+
+
+def make_run(
+    home: Path, days: float, state: State, *jobs: JobDirectory, keeper: Identity | None = None
+) -> RunDirectory:
+    """Make the record of a run whose one step `jobs` did, and that ended `days` before NOW."""
+    directory = RunDirectory(str(home), new_id())
+    os.makedirs(directory.path)
+    then = NOW - timedelta(days=days)
+    steps = (Step("PAI;", "nightly", state, jobs=tuple(job.id for job in jobs)),)
+    ended = text_of(then) if state.final else None
+    write_run(directory, Run(directory.id, "nightly", state, steps, ended=ended, keeper=keeper))
+    age(directory.path, then)
+    return directory
+
+
+def reasons(found: Swept) -> dict[str, str]:
+    return {one.id: one.kept for one in found.findings}
+
+
+def test_a_run_that_may_be_gone_on_from_keeps_its_jobs(tmp_path: Path) -> None:
+    attempts = [make_job(tmp_path, 60, State.FAILED), make_job(tmp_path, 59)]
+    run = make_run(tmp_path, 2, State.CANCELLED, *attempts)
+    free = make_job(tmp_path, 60)
+    make_run(tmp_path, 2, State.SUCCEEDED, free)
+    reason = f"run {run.id} may go on from it"
+    assert reasons(swept(tmp_path)) == {**dict.fromkeys(ids(attempts), reason), free.id: ""}
+    assert set(all_ids(tmp_path)) == ids(attempts)
+
+
+def test_old_runs_go_with_their_jobs(tmp_path: Path) -> None:
+    gone = {}
+    for state in (State.SUCCEEDED, State.CANCELLED, State.FAILED):
+        job = make_job(tmp_path, 60)
+        gone |= {make_run(tmp_path, 59, state, job).id: "", job.id: ""}
+    young = make_run(tmp_path, 29, State.SUCCEEDED)
+    dry = swept(tmp_path, dry_run=True)
+    assert len(all_ids(tmp_path)) == 3
+    done = swept(tmp_path)
+    assert reasons(dry) == reasons(done) == gone
+    assert [one.kind for one in done.findings] == ["run"] * 3 + ["job"] * 3
+    assert [one.id for one in all_runs(tmp_path)] == [young.id]
+    assert os.listdir(tmp_path / "trash") == []
+
+
+def test_failed_runs_can_be_kept_and_keep_their_successes(tmp_path: Path) -> None:
+    job = make_job(tmp_path, 60)
+    kept = make_run(tmp_path, 59, State.FAILED, job)
+    lost = make_run(tmp_path, 59, State.RUNNING, keeper=dead_process())
+    gone = make_run(tmp_path, 59, State.CANCELLED)
+    found = swept(tmp_path, Rule(30 * DAY, keeps_failed=True))
+    assert reasons(found) == {gone.id: "", job.id: f"run {kept.id} may go on from it"}
+    assert {one.id for one in all_runs(tmp_path)} == {kept.id, lost.id}
+    assert {one.id for one in swept(tmp_path).removed} == {kept.id, lost.id, job.id}
+
+
+def test_a_run_that_is_not_over_stays(tmp_path: Path) -> None:
+    elsewhere = Identity(1, "1", "another boot", "another machine")
+    running = make_job(tmp_path, 60, State.RUNNING, elsewhere)
+    done = make_job(tmp_path, 60)
+    there = make_run(tmp_path, 59, State.RUNNING, done, keeper=elsewhere)
+    lost = make_run(tmp_path, 59, State.RUNNING, running, keeper=dead_process())
+    assert reasons(swept(tmp_path)) == {
+        there.id: "it is RUNNING on another machine",
+        lost.id: f"its job {running.id} is RUNNING",
+        running.id: "it is RUNNING on another machine",
+        done.id: f"run {there.id} may go on from it",
+    }
+
+
+def test_a_damaged_run_goes_only_when_that_is_asked_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path, 60, State.SUCCEEDED)
+    Path(run.record).write_bytes(b"{half")
+    age(run.path, NOW - timedelta(days=60))
+    (kept,) = swept(tmp_path).findings
+    assert kept.kept.endswith("; --damaged removes it")
+    assert [one.id for one in swept(tmp_path, Rule(30 * DAY, takes_damaged=True)).removed] == [
+        run.id
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -193,11 +193,14 @@ def write_model(folder: str, files: Mapping[str, bytes] = MODEL) -> str:
 
 
 def publish_model(
-    place: Place, files: Mapping[str, bytes] = MODEL, version: int | str | None = None
+    place: Place,
+    files: Mapping[str, bytes] = MODEL,
+    version: int | str | None = None,
+    about: About = ABOUT,
 ) -> Published:
     """Publish a model of these files."""
     with staging_folder(place) as folder:
-        return publish(place, write_model(folder, files), version, ABOUT)
+        return publish(place, write_model(folder, files), version, about)
 
 
 def lay_versions(shelf: Shelf, count: int) -> None:

@@ -26,7 +26,7 @@ from model_folders import (
 
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.models import publishing
-from pai_runner.models.manifest import MANIFEST, read_manifest
+from pai_runner.models.manifest import MANIFEST, About, read_manifest
 from pai_runner.models.place import LocalPlace
 from pai_runner.models.pointer import POINTER, read_pointer
 from pai_runner.models.publishing import STAGING, publish, staging_folder
@@ -361,3 +361,21 @@ def test_an_attempt_that_is_repeated_makes_no_second_version(
     assert attempt("nightly/20261120/0", 2) == [(1, False), (2, False)]
     assert attempt("", 1) == [(5, True)]
     assert numbers_of(list_versions(shelf.place)) == [1, 2, 3, 4, 5]
+
+
+def test_later_steps_of_a_later_attempt_are_versions_of_their_own(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt goes on from a checkpoint of the one before it."""
+    monkeypatch.setenv("PAI_RUN_KEY", "nightly/20261120/0")
+
+    def attempt(*steps: int | None) -> list[tuple[int, bool]]:
+        monkeypatch.setattr(publishing, "_counts", Counter())  # each attempt is a process
+        made = [publish_model(shelf.place, about=About(step=step)) for step in steps]
+        return [(one.version, one.is_new) for one in made]
+
+    assert attempt(50, 100) == [(1, True), (2, True)]
+    assert attempt(100, 150, 150) == [(2, False), (3, True), (4, True)]
+    assert attempt(150, 150, 200) == [(3, False), (4, False), (5, True)]
+    assert attempt(None, None) == [(6, True), (7, True)]
+    assert attempt(None, 200) == [(6, False), (5, False)]

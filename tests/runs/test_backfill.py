@@ -66,16 +66,25 @@ def test_options_behind_two_dashes_are_those_of_each_date(pai: Pai, file: Path) 
     assert log(pai) == ["x20261101"]
 
 
-def test_ending_it_ends_its_scripts(pai: Pai, file: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ending_it_ends_its_scripts(number: signal.Signals, pai: Pai, file: Path) -> None:
     (pai.folder / "wait-20261001").touch()
     process = pai.start("backfill", str(file), *october(1, 3))
     wait_until(lambda: log(pai) == ["20261001"])
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 130
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
     assert log(pai) == ["20261001"]
     (pai.folder / "wait-20261001").unlink()
     assert pai("backfill", str(file), *october(1, 3), "--parallel", "3").returncode == 0
     assert log(pai) == ["20261001", "20261001", "20261002", "20261003"]
+
+
+def test_a_night_that_succeeded_once_per_cyctime_is_done(pai: Pai, file: Path) -> None:
+    night = ("--name", "nightly", "--once-per", "cyctime", "--cyctime", "2026-10-03T02:00")
+    assert pai("-f", str(file), *night).returncode == 0
+    assert log(pai) == ["20261002"]
+    assert pai("backfill", str(file), *october(1, 2)).returncode == 0
+    assert log(pai) == ["20261001", "20261002"]
 
 
 def test_a_calendar() -> None:
@@ -115,6 +124,9 @@ def test_dates() -> None:
         (("--from", "soon", "--to", "2026-10-01"), "is not a date"),
         ((*october(1, 2), "--at", "25:00"), "no time of day"),
         ((*october(1, 2), "--parallel", "0"), "from 1 on"),
+        ((*october(1, 2), "--", "--detach"), "--detach stands for itself"),
+        ((*october(1, 2), "--", "-fother.pai"), "-f stands for itself"),
+        ((*october(1, 2), "--", "--once-per=cyctime"), "--once-per stands for itself"),
     ],
 )
 def test_wrong_ranges(words: tuple[str, ...], says: str, pai: Pai, file: Path) -> None:

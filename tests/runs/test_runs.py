@@ -6,11 +6,18 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import Pai, wait_until
+
+from pai_runner import api
+from pai_runner.jobs.directory import JobDirectory
+from pai_runner.jobs.identity import Identity
+from pai_runner.jobs.runs import Run, RunDirectory, write_run
+from pai_runner.jobs.state import State
 
 # Says what it does in a file, and waits, fails or goes on as the file beside it says.
 SCRIPT = """
@@ -178,6 +185,87 @@ def test_a_killed_keeper_loses_nothing(pai: Pai, file: Path) -> None:
     assert states(last(ran)) == ["SUCCEEDED"] * 3
 
 
+SLOW_TO_END = """
+import os, signal, time
+def end(*_):
+    open("ending", "w").close()
+    while os.path.exists("hold"):
+        time.sleep(0.02)
+    raise SystemExit(0)
+signal.signal(signal.SIGTERM, end)
+with open("log", "a") as log:
+    log.write(f"{os.getpid()}\\n")
+while len(open("log").read().split()) == 1:
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("words", [ONCE, ("--lock", "n", "--if-running", "wait")])
+def test_a_script_that_outlives_its_keeper_is_waited_for(
+    words: tuple[str, ...], pai: Pai, file: Path
+) -> None:
+    (pai.folder / "step.py").write_text(SLOW_TO_END)
+    (pai.folder / "hold").touch()
+    file.write_text("PAI -name tensorflow -Dscript=step.py;")
+    first = pai.start("-f", str(file), *words)
+    wait_until(lambda: len(log(pai)) == 1)
+    first.kill()
+    first.wait()
+    wait_until(lambda: (pai.folder / "ending").exists(), 30)
+    if "--lock" in words:
+        skipped = pai("-f", str(file), "--lock", "n")
+        assert skipped.returncode == 75, "and the next one still knows whom to wait for"
+    second = pai.start("-f", str(file), *words)
+    wait_until(lambda: len(runs(pai, "--state", "pending", "--state", "running")) == 1)
+    assert len(log(pai)) == 1
+    (pai.folder / "hold").unlink()
+    assert second.wait(60) == 0
+    assert len(log(pai)) == 2
+
+
+# ====== Signals ======
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_with_its_own_code(
+    signum: signal.Signals, pai: Pai, file: Path
+) -> None:
+    (pai.folder / "wait-b").touch()
+    process = pai.start("-f", str(file), "--retries", "3", "--preemptions", "3")
+    wait_until(lambda: log(pai) == ["a", "b"])
+    process.send_signal(signum)
+    assert process.wait(60) == 128 + signum
+    (run,) = runs(pai)
+    assert (run["state"], run["exit_code"]) == ("CANCELLED", 128 + signum)
+    assert states(run) == ["SUCCEEDED", "CANCELLED", "PENDING"]
+
+
+def test_a_cancelled_job_ends_its_run(pai: Pai, file: Path) -> None:
+    (pai.folder / "wait-b").touch()
+    process = pai.start("-f", str(file), "--retries", "3", "--keep-going")
+    wait_until(lambda: log(pai) == ["a", "b"])
+    (run,) = runs(pai)
+    assert pai("cancel", run["steps"][1]["jobs"][0]).returncode == 0
+    assert process.wait(60) == 143
+    assert states(runs(pai)[0]) == ["SUCCEEDED", "CANCELLED", "PENDING"]
+
+
+def test_a_repeated_hour_is_two_times(pai: Pai, file: Path) -> None:
+    """01:30 in New York on the day that ends summer time."""
+    once = ("--name", "n", "--once-per", "cyctime", "--cyctime")
+    for offset in ("-04:00", "-05:00", "-05:00"):
+        assert pai("-f", str(file), *once, f"2026-11-01T01:30{offset}").returncode == 0
+    assert log(pai) == [*"abc" * 2]
+
+
+def test_a_job_that_is_run_again_by_hand_may_publish_again(pai: Pai, file: Path) -> None:
+    ran = pai("-f", str(file), *ONCE, "--json")
+    directory = JobDirectory(pai.home, last(ran)["steps"][0]["jobs"][0])
+    asked = json.loads(Path(directory.request).read_bytes())
+    assert asked["options"]["run_key"] == "n/20261119/0"
+    assert api.recorded(directory)[1].run_key == ""
+
+
 # ====== One at a time ======
 
 
@@ -204,16 +292,21 @@ def test_locks(pai: Pai, file: Path) -> None:
     assert log(pai) == ["a", *"abc" * 2]
 
 
+@pytest.mark.proof_queue
+@pytest.mark.timeout(1800)
 def test_a_queue_on_this_machine(pai: Pai, file: Path) -> None:
     (pai.folder / "wait-a").touch()
-    ids = [pai("-f", str(file), "--detach", "--max-running", "2").stdout.strip() for _ in range(4)]
-    wait_until(lambda: len(runs(pai, "--state", "running")) == 2, 30)
-    wait_until(lambda: log(pai) == ["a", "a"])
-    assert len(runs(pai, "--state", "pending")) == 2
+    count = int(os.environ.get("PAI_PROOF_COUNT", "4"))
+    submitted = [pai.start("-f", str(file), "--detach", "--max-running", "2") for _ in range(count)]
+    ids = {process.communicate(timeout=300)[0].strip() for process in submitted}
+    assert len(ids) == count
+    wait_until(lambda: len(runs(pai, "--state", "running", "-n", "1000")) == 2, 60)
+    wait_until(lambda: log(pai) == ["a", "a"], 60)
+    assert len(runs(pai, "--state", "pending", "-n", "1000")) == count - 2
     (pai.folder / "wait-a").unlink()
-    wait_until(lambda: len(runs(pai, "--state", "succeeded")) == 4, 60)
-    assert {run["id"] for run in runs(pai)} == set(ids)
-    assert sorted(log(pai)) == sorted("abc" * 4)
+    wait_until(lambda: len(runs(pai, "--state", "succeeded", "-n", "1000")) == count, 1200, 0.5)
+    assert {run["id"] for run in runs(pai, "-n", "1000")} == ids
+    assert sorted(log(pai)) == sorted("abc" * count)
 
 
 def test_a_run_in_the_background_can_be_ended(pai: Pai, file: Path) -> None:
@@ -224,6 +317,87 @@ def test_a_run_in_the_background_can_be_ended(pai: Pai, file: Path) -> None:
     wait_until(lambda: runs(pai)[0]["state"] == "CANCELLED", 30)
     assert Path(pai.home, "runs", run_id, "log").exists()
     assert log(pai) == ["a"]
+
+
+def test_a_keeper_that_crashes_says_so_in_the_log(pai: Pai, file: Path) -> None:
+    """Its record's place is taken by a folder."""
+    code = f"""
+import os
+from pathlib import Path
+from pai_runner.cli.keeping import keep
+from pai_runner.command import parse
+from pai_runner.run.options import Options
+from pai_runner.runs.options import RunOptions
+from pai_runner.runs.starting import Request, prepare
+
+statements = tuple(parse(Path({str(file)!r}).read_text()))
+prepared = prepare(Request(statements, Options(), RunOptions(), Path.cwd()), print)
+os.mkdir(prepared[0].record)
+print(keep(prepared, detach=True, as_json=True))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=pai.folder,
+        env=pai.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    shown, exit_code = ran.stdout.splitlines()
+    assert exit_code == "0"
+    text = Path(pai.home, "runs", json.loads(shown)["id"], "log").read_text(encoding="utf-8")
+    assert "Traceback" in text
+    assert "cannot be written" in text
+
+
+# ====== What an id names ======
+
+
+def test_a_text_that_names_a_run_and_a_job_is_refused(pai: Pai, file: Path) -> None:
+    found = last(pai("-f", str(file), "--json"))
+    job = found["steps"][0]["jobs"][0]
+    for verb in ("cancel", "rerun"):
+        both = pai(verb, found["id"][:4])
+        assert both.returncode == 2
+        assert found["id"] in both.stderr
+        assert job in both.stderr
+    forced = pai("cancel", "--force", found["id"])
+    assert forced.returncode == 2
+    assert "--force concerns jobs" in forced.stderr
+    assert "had ended already" in pai("cancel", found["id"].rpartition("-")[2]).stderr
+
+
+def test_a_run_of_another_machine_is_not_ended_from_here(pai: Pai) -> None:
+    there = RunDirectory(str(pai.home), "20261120-020000-abcdef")
+    os.makedirs(there.path)
+    keeper = Identity(4711, "1", "boot", "elsewhere.example")
+    write_run(there, Run(there.id, "n", State.RUNNING, (), keeper=keeper))
+    ran = pai("cancel", there.id)
+    assert ran.returncode == 125
+    assert "elsewhere.example" in ran.stderr
+
+
+# ====== Secrets ======
+
+
+def test_secrets_of_commands_are_in_no_record(pai: Pai, file: Path) -> None:
+    words = "--password 'hunter2hunter2' --api_key='zzzzyyyyxxxx' x"
+    command = f'PAI -name tensorflow -Dscript=step.py -DuserDefinedParameters="{words}";'
+    file.write_text(command * 2, encoding="utf-8")
+    ran = pai("-f", str(file), "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert log(pai) == ["--password"] * 2
+    for folder, _, names in os.walk(pai.home):
+        for name in names:
+            data = Path(folder, name).read_bytes()
+            assert b"hunter2" not in data, name
+            assert b"zzzzyyyy" not in data, name
+    again = pai("rerun", last(ran)["id"])
+    assert again.returncode == 2
+    assert "held secrets" in again.stderr
+    job = json.loads(pai("status", "--json", last(ran)["steps"][0]["jobs"][0]).stdout)
+    request = json.loads(Path(pai.home, "jobs", job["id"], "request.json").read_bytes())
+    assert last(ran)["steps"][0]["command"] == request["statement"]["text"]
 
 
 # ====== Telling others ======

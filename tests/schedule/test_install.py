@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from schedule_world import World
+from schedule_world import World, executable
+from support import wait_until
 
+from pai_runner.entry import pai_command
 from pai_runner.schedule import catalog
 from pai_runner.schedule.catalog import History, Result
 from pai_runner.schedule.crontab import shifted_cron
@@ -29,7 +33,7 @@ def test_a_line_is_added_and_taken_away_byte_for_byte(world: World) -> None:
     assert lines[0] == "# pai_runner: nightly"
     assert lines[1].startswith(rf"0 2 * * * PAI_HOME='{world.folder}/the home/100\%?' ")
     assert lines[1].endswith(
-        f" {sys.executable} -m pai_runner schedule run nightly "
+        f" {shlex.join(pai_command('schedule', 'run', 'nightly'))} "
         rf">> '{world.folder}/the home/100\%?/schedules/nightly.log' 2>&1"
     )
     assert world.verb("install", str(world.file), *NIGHTLY, "--yes", "--name", "x")[0] == 0
@@ -148,6 +152,11 @@ def test_at_a_terminal_it_shows_and_asks(world: World, answer: str, code: int) -
         (["{file}", "--cron", "@daily", "--catch-up", "0"], "`0` is no number of ticks"),
         (["{file}", "--cron", "@daily", "--", "--name", "x"], "--name stands for itself"),
         (["{file}", "--cron", "@daily", "--", "--param", "token=abc123"], "hold a secret"),
+        (["{file}", "--cron", "@daily", "--", "--retrys", "3"], "does not take --retrys"),
+        (["{file}", "--cron", "@daily", "--", "--retries", "x"], "`x` is not a number"),
+        (["{file}", "--cron", "@daily", "--", "--if-running", "wait"], "concern a lock"),
+        (["{file}", "--cron", "@daily", "--", "--notify", "http://h/t0ken"], "names a URL"),
+        (["{file}", "--cron", "@daily", "--", "--notify=curl http://h/t0ken"], "names a URL"),
         (["{folder}", "--cron", "@daily"], "is not a file that can be read"),
         (["{folder}/none.pai", "--cron", "@daily"], "is not a file that can be read"),
         (["{file}"], "--cron"),
@@ -162,8 +171,23 @@ def test_bad_input_leaves_nothing(world: World, arguments: list[str], message: s
     code, _, errors = world.verb("install", *words)
     assert code == 2
     assert message in errors
+    assert "t0ken" not in errors
     assert not world.table.exists()
     assert catalog.names() == []
+
+
+def test_whom_to_notify_is_set_where_it_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.install(*NIGHTLY, "--", "--notify", "env:HOOK", "--notify", "mail-us", "--force")
+    assert catalog.read("nightly").options[:2] == ("--notify", "env:HOOK")
+    monkeypatch.setenv("HOOK", "https://example.com/t0ken")
+    code, _, errors = world.verb(
+        *("install", str(world.file), *NIGHTLY, "--yes", "--name", "other", "--env", "HOOK"),
+        *("--", "--notify", "env:HOOK"),
+    )
+    assert code == 2
+    assert "HOOK holds a URL to notify" in errors
+    assert "t0ken" not in errors
+    assert catalog.names() == ["nightly"]
 
 
 def test_a_secret_is_not_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +220,28 @@ def test_a_marker_of_another_home_is_not_taken_for_ours(
     assert "has lines of a schedule nightly already" in errors
     assert catalog.names() == []
     assert world.table.read_bytes() == before
+
+
+def test_lines_of_another_home_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.install(*NIGHTLY)
+    before = world.table.read_bytes()
+    monkeypatch.setenv("PAI_HOME", str(world.folder / "other"))
+    world.install("--cron", "@daily", "--serve")
+    world.change(backend="unknown")
+    code, _, errors = world.verb("rm", "nightly")
+    assert code == 0
+    assert "there is no backend `unknown`" in errors
+    assert catalog.names() == []
+    assert world.table.read_bytes() == before
+
+
+def test_all_lines_of_this_home_go(world: World) -> None:
+    world.install(*NIGHTLY)
+    marker, line = world.table.read_bytes().splitlines(keepends=True)
+    other = line.replace(b"the home", b"another")
+    world.table.write_bytes(marker + THEIRS + line + line + other)
+    assert world.verb("rm", "nightly")[0] == 0
+    assert world.table.read_bytes() == THEIRS + other
 
 
 # ====== Zones ======
@@ -280,9 +326,16 @@ def test_a_damaged_record_is_named_and_others_work(world: World, damage: str) ->
 
 
 @pytest.mark.parametrize(
-    "change", [{"cron": "0 25 * * *"}, {"timezone": "Nowhere"}, {"created": "2026-11-20T00:00"}]
+    "change",
+    [
+        {"cron": "0 25 * * *"},
+        {"timezone": "Nowhere"},
+        {"created": "2026-11-20T00:00"},
+        {"catch_up": 0},
+        {"environment": {"A": 1}},
+    ],
 )
-def test_a_wrong_value_on_record_is_damage(world: World, change: dict[str, str]) -> None:
+def test_a_wrong_value_on_record_is_damage(world: World, change: dict[str, object]) -> None:
     world.install("--cron", "0 2 * * *", "--serve")
     world.change(**change)
     for words in (["ls"], ["next", "nightly"], ["run", "nightly"]):
@@ -298,6 +351,66 @@ def test_a_crontab_with_a_zone_of_its_own_is_left_alone(world: World) -> None:
     assert "sets CRON_TZ" in errors
     assert world.table.read_bytes() == b"CRON_TZ=Asia/Tokyo\n"
     assert catalog.names() == []
+
+
+@pytest.mark.parametrize("shell", ["/usr/bin/fish", '"/bin/tcsh"', "csh "])
+def test_a_crontab_with_another_kind_of_shell_is_left_alone(world: World, shell: str) -> None:
+    table = f"SHELL=/bin/bash\nSHELL = {shell}\n"
+    world.table.write_text(table)
+    code, _, errors = world.verb("install", str(world.file), *NIGHTLY, "--yes")
+    assert code == 2
+    assert f"sets SHELL to {shell.strip().strip(chr(34))}, which" in errors
+    assert world.table.read_text() == table
+    assert catalog.names() == []
+    world.table.write_text(table + "SHELL='/bin/zsh'\n")
+    world.install(*NIGHTLY)
+
+
+def test_a_crontab_that_may_not_be_executed_is_told(world: World) -> None:
+    (world.folder / "bin/crontab").chmod(0o644)
+    programs = os.environ["PATH"].split(os.pathsep)
+    if any(os.access(os.path.join(one, "crontab"), os.X_OK) for one in programs):
+        pytest.skip("this machine has a crontab of its own")
+    code, _, errors = world.verb("install", str(world.file), *NIGHTLY, "--yes")
+    assert code == 125
+    assert "`crontab` cannot be started: Permission denied" in errors
+    assert catalog.names() == []
+
+
+def test_an_interrupted_install_leaves_nothing(world: World) -> None:
+    """Ctrl-C while `crontab` works, which has written the lines already."""
+    world.table.write_bytes(THEIRS)
+    program, at = world.folder / "bin/crontab", world.folder / "at"
+    real = program.read_text().removeprefix("#!/bin/sh\nexec ").removesuffix("\n")
+    os.mkfifo(at)
+    executable(
+        program,
+        f"#!/bin/sh\n{real} || exit\n[ \"$1\" != - ] || [ -e '{at}.2' ] || "
+        f"{{ : >'{at}.2'; trap '' INT; read line <'{at}'; }}\n",
+    )
+    process = world.start("install", str(world.file), *NIGHTLY, "--yes")
+    wait_until(Path(f"{at}.2").exists)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert world.table.read_bytes() == THEIRS
+    assert catalog.names() == []
+
+
+def test_a_module_of_the_users_folder_is_not_taken_for_pythons(world: World) -> None:
+    for name in ("argparse", "json", "queue", "signal"):  # some are loaded before `pai` begins
+        (world.folder / f"{name}.py").write_text("raise SystemExit('not me')\n")
+    environment = {**world.environment, "PAI_HOME": str(world.home)}
+    for safe in ({}, {"PYTHONSAFEPATH": "1"}):
+        done = subprocess.run(
+            pai_command("schedule", "ls"),
+            cwd=world.folder,
+            env={**environment, **safe},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (0, "no schedules\n"), done.stderr
 
 
 def test_next_prints_five(world: World) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from schedule_world import World
 from support import wait_until
 
 from pai_runner.schedule import catalog
-from pai_runner.schedule.catalog import Schedule
+from pai_runner.schedule.catalog import History, Result, Schedule
 from pai_runner.schedule.due import due_ticks, run_due
 from pai_runner.schedule.ticks import instant_text, latest_ticks, next_ticks
 from pai_runner.schedule.zones import zone
@@ -182,6 +183,37 @@ def test_a_tick_that_a_change_of_clocks_moved_is_due() -> None:
     ]
 
 
+def test_a_tick_of_the_repeated_hour_is_known() -> None:
+    hourly = replace(NIGHTLY, cron="30 * * * *")
+    for now in ("2026-10-25T02:35:00+02:00", "2026-10-25T02:35:00+01:00"):
+        (tick,) = due_ticks(hourly, datetime.fromisoformat(now))
+        assert instant_text(tick) == now[:14] + "30" + now[-6:]
+        history = History((Result(instant_text(tick), now, code=0),))
+        assert history.succeeded(tick)
+
+
+def test_what_comes_due_meanwhile_is_run_too(world: World) -> None:
+    now = datetime.fromisoformat("2026-03-10T02:31:00+01:00")
+    ran = []
+
+    def start(command: Sequence[str]) -> int:
+        nonlocal now
+        ran.append(command[command.index("--cyctime") + 1])
+        if len(ran) == 1:
+            now += timedelta(days=1)
+        return 9 if len(ran) == 1 else 0
+
+    assert run_due(NIGHTLY, lambda: now, start, ignore) == 9
+    assert ran == ["2026-03-10T02:30+01:00", "2026-03-11T02:30+01:00"]
+    # What failed is not tried again by the same process.
+    assert run_due(NIGHTLY, lambda: now, lambda command: 5, ignore, 2) == 5
+    assert catalog.read_history("nightly").results[0].tries == 2
+
+
+def ignore(line: str) -> None:
+    """Say nothing."""
+
+
 @pytest.fixture
 def quick_folder() -> Iterator[Path]:
     """A folder in memory where there is one: thousands of renames take long on some disks."""
@@ -227,7 +259,12 @@ def test_a_thousand_nights_succeed_once_each(
         asleep = asleep - 1 if asleep else chance.choice([0] * 9 + [5])
         if not asleep or now > nights[-1]:
             with suppress(Killed):
-                run_due(schedule, now, start, lambda line: None)
+                run_due(
+                    schedule,
+                    partial(datetime.fromtimestamp, now.timestamp(), timezone.utc),
+                    start,
+                    ignore,
+                )
     assert published == {night.isoformat(timespec="minutes"): 1 for night in nights}
 
 

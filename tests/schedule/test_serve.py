@@ -112,6 +112,35 @@ def test_a_wrong_command_is_not_tried_again(world: World, serve: Callable[..., S
     assert len(world.calls()) == 1
 
 
+@pytest.mark.slow
+def test_a_tick_that_comes_while_another_runs_is_run(
+    world: World, serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where failures are not tried again, and with a zone that has no name."""
+    monkeypatch.setenv("TZ", "CST-8")
+    world.install("--cron", "*/2 * * * * *", "--timezone", "UTC", "--serve")
+    gate = world.folder / "gate"
+    os.mkfifo(gate)
+    world.behave(f"echo >&2 ready; read line <'{gate}'; exit 9")
+    serving = serve("--retry", "never")
+    serving.says("ready")
+    serving.says("nightly: is running; what is due comes after it")
+    world.behave("exit 0")
+    gate.write_text("go\n")
+    wait_until(lambda: len(world.calls()) >= 2, 30)
+
+
+def test_one_that_another_runs_is_looked_at_again(
+    world: World, serve: Callable[..., Serving]
+) -> None:
+    world.install(*YEARLY, age=LONG)
+    with catalog.running("nightly"):
+        serving = serve("--retry", "never")
+        serving.says("nightly: ended with 75")
+        serving.says("nightly: is tried again at")
+    assert world.calls() == []
+
+
 def test_schedules_come_and_go_meanwhile(world: World, serve: Callable[..., Serving]) -> None:
     serving = serve()
     serving.says("serving 0 schedules")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -186,6 +187,7 @@ def test_units_are_written_and_removed(world: World, systemctl: Path) -> None:
     service = (folder / "pai-nightly.service").read_text()
     assert f'Environment="PAI_HOME={world.folder}/the home/100%%?"' in service
     assert 'ExecStart="' in service
+    assert "TimeoutStopSec=60s 60s\n" in service
     assert not world.table.exists()
     assert world.verb("rm", "nightly")[0] == 0
     assert os.listdir(folder) == []
@@ -196,6 +198,24 @@ def test_units_are_written_and_removed(world: World, systemctl: Path) -> None:
         "--user daemon-reload",
     ]
     assert catalog.names() == []
+
+
+@pytest.mark.parametrize("words", [["--grace", "30m"], ["--json", "--grace=30m"]])
+def test_a_script_has_its_grace(words: list[str]) -> None:
+    service, _ = units(replace(schedule_of("/usr/bin/python3"), options=tuple(words))).values()
+    assert "TimeoutStopSec=30m 60s\n" in service
+
+
+def test_units_of_another_home_stay(
+    world: World, systemctl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.install("--cron", "0 2 * * *", "--systemd", "--name", "nightly")
+    monkeypatch.setenv("PAI_HOME", str(world.folder / "other"))
+    world.install("--cron", "0 2 * * *", "--serve", "--name", "nightly")
+    world.change(schema=0)
+    assert world.verb("rm", "nightly")[0] == 0
+    folder = world.folder / "config/systemd/user"
+    assert sorted(os.listdir(folder)) == ["pai-nightly.service", "pai-nightly.timer"]
 
 
 def test_where_systemctl_does_not_work_it_says_what_to_do(world: World, systemctl: Path) -> None:

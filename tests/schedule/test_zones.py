@@ -61,3 +61,9 @@ def test_tz_goes_before_the_machines_zone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_clocks_that_go_in_step(source: str, target: str, hours: int | None) -> None:
     shift = constant_shift(ZoneInfo(source), ZoneInfo(target), NOW)
     assert shift == (None if hours is None else timedelta(hours=hours))
+
+
+@pytest.mark.parametrize("hour", range(0, 6, 3))
+def test_clocks_that_change_an_hour_apart_do_not(hour: int) -> None:
+    zones = ZoneInfo("America/New_York"), ZoneInfo("America/Chicago")
+    assert constant_shift(*zones, NOW + timedelta(hours=hour)) is None

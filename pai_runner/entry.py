@@ -1,0 +1,23 @@
+"""The command line that starts `pai` by another process. Open to all, it imports none of ours."""
+
+from __future__ import annotations
+
+import sys
+
+# `-c` puts the current folder first on the path, as `-m` does: a signal.py or queue.py of the
+# user's there would be imported instead of Python's own. Only that entry goes; it is empty, and
+# is not there under PYTHONSAFEPATH. Python's own option for it, -P, came with 3.11.
+_WITHOUT_FOLDER = "import sys; sys.path[0] or sys.path.pop(0); "
+
+_PAI = _WITHOUT_FOLDER + "from pai_runner.cli.main import main; sys.exit(main())"
+
+
+def pai_command(*words: str, python: str = sys.executable) -> list[str]:
+    """Return the command line of `pai` with these arguments, for that Python."""
+    return [python, "-c", _PAI, *words]
+
+
+def module_command(module: str) -> list[str]:
+    """Return the command line that runs a module as a program, as `python -m` would."""
+    run = f"import runpy; runpy.run_module('{module}', run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", _WITHOUT_FOLDER + run]
