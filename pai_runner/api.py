@@ -14,7 +14,7 @@ from pai_runner.command import Job, Statement, apply_settings, make_job, parse, 
 from pai_runner.engines.local import Handle, submit
 from pai_runner.errors import PaiError, SetupError, UsageError
 from pai_runner.jobs.directory import JobDirectory, create, home, new_id
-from pai_runner.jobs.files import now_text, write_atomic
+from pai_runner.jobs.files import now_text, unwritable, write_atomic
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import Record, append_event, write
 from pai_runner.jobs.state import Kind, Reason, State
@@ -22,7 +22,8 @@ from pai_runner.run.options import Options
 from pai_runner.run.outcome import Outcome
 from pai_runner.run.plan import Plan
 from pai_runner.run.planner import Prepared, make_plan
-from pai_runner.secret import redact, redact_secrets
+from pai_runner.run.shown import shown_statement
+from pai_runner.secret import redact
 
 Say = Callable[[str], None]
 
@@ -224,14 +225,7 @@ def _note(directory: JobDirectory, record: Record) -> None:
         write(directory, record)
         append_event(directory, record)
     except OSError as error:
-        raise _unwritable(directory, error) from error
-
-
-def _unwritable(directory: JobDirectory, error: OSError) -> SetupError:
-    return SetupError(
-        f"the record {directory.path} cannot be written: {error.strerror}",
-        "free some space, or keep the records elsewhere with PAI_HOME",
-    )
+        raise unwritable(directory.path, error) from error
 
 
 def tell(outcome: Outcome, directory: JobDirectory, say: Say) -> None:
@@ -248,26 +242,17 @@ def _write_request(
     directory: JobDirectory, job: Job, options: Options, cwd: Path, prepared: Prepared
 ) -> None:
     """Record what was asked, without its secrets, so that it can be asked again."""
-    typed = job.statement
-    parameters = {name: redact_secrets(value) for name, value in typed.parameters.items()}
-    if prepared.words_shown is not None:
-        parameters["userDefinedParameters"] = prepared.words_shown
-    shown = replace(
-        typed,
-        text=prepared.plan.command,
-        parameters=parameters,
-        options={name: redact_secrets(value) for name, value in typed.options.items()},
-    )
+    shown = shown_statement(job, prepared.words_shown)
     request = {
         "statement": asdict(shown),
-        "has_secrets": bool(prepared.secrets) or shown != typed,
+        "has_secrets": bool(prepared.secrets) or shown != job.statement,
         "options": asdict(options),
         "cwd": str(cwd),
     }
     try:
         write_atomic(directory.request, json.dumps(request, indent=1).encode())
     except OSError as error:
-        raise _unwritable(directory, error) from error
+        raise unwritable(directory.path, error) from error
 
 
 def current_folder() -> Path:

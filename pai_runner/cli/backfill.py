@@ -12,6 +12,7 @@ import signal
 from collections.abc import Sequence
 from datetime import time
 
+from pai_runner.cli.numbers import positive
 from pai_runner.cli.output import say
 from pai_runner.errors import ExitCode, UsageError
 
@@ -26,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     from pai_runner.runs import backfill
     from pai_runner.runs.options import checked_name
+    from pai_runner.runs.stopping import Stopped
 
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
@@ -47,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     try:
         results = asked.known() if options.show else backfill.run(asked, options.parallel, say)
-    except backfill.Stopped as stopped:
+    except Stopped as stopped:
         say(f"ended by {signal.Signals(stopped.signum).name}; the same command goes on")
         return 128 + stopped.signum
     print(backfill.calendar_text(results))
@@ -61,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", metavar="FILE", help="a file of PAI commands")
     parser.add_argument("--from", dest="first", required=True, metavar="DATE", help="business date")
     parser.add_argument("--to", dest="last", required=True, metavar="DATE", help="the last one")
-    parser.add_argument("--parallel", type=_count, default=1, metavar="N", help="how many at once")
+    parser.add_argument(
+        "--parallel", type=positive, default=1, metavar="N", help="how many at once"
+    )
     parser.add_argument(
         "--name", metavar="NAME", help="the runs' name, as at night; default the file's"
     )
@@ -89,9 +93,3 @@ def _time_of(text: str) -> time:
         return time.fromisoformat(text)
     except ValueError:
         raise UsageError(f"--at {text} is no time of day", "write for example 02:30") from None
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number from 1 on")
-    return int(text)

@@ -107,11 +107,6 @@ def given(options: argparse.Namespace, words: Sequence[str], asked_only: bool = 
     return Given(parsed, when, text, found.text, assignments, found.notices)
 
 
-def statements(options: argparse.Namespace, words: Sequence[str]) -> list[Statement]:
-    """Return the statements of the command that `given` returns. Raises UsageError as it does."""
-    return given(options, words).statements
-
-
 def _given_words(
     words: Sequence[str], when: Instant, assignments: Mapping[str, str], filled: bool
 ) -> Given:

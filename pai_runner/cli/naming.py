@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pai_runner.errors import UsageError
-from pai_runner.jobs.directory import JobDirectory, all_ids, find
+from pai_runner.jobs.directory import JobDirectory, all_ids, find, matching
 from pai_runner.jobs.runs import RunDirectory, find_run
 
 # How many jobs an error lists.
@@ -18,14 +18,10 @@ def named(text: str) -> JobDirectory | RunDirectory:
     run = find_run(text)
     if run is None:
         return find(text)
-    jobs = [one for one in all_ids() if one.startswith(text) or _last(one).startswith(text)]
+    jobs = matching(text, all_ids())
     if jobs and run.id != text:
         raise UsageError(
             f"`{text}` names run {run.id}, and {len(jobs)} jobs: {', '.join(jobs[:_SOME])}",
             "write more of the id",
         )
     return run
-
-
-def _last(job: str) -> str:
-    return job.rpartition("-")[2]

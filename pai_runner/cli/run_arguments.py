@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from pai_runner.cli.numbers import natural, positive
 from pai_runner.errors import UsageError
 from pai_runner.run.options import parse_duration
 from pai_runner.runs.options import (
@@ -28,7 +29,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-going", action="store_true", help="go on behind a command that fails"
     )
     group.add_argument(
-        "--retries", type=_count, metavar="N", help="try a command again, up to N times"
+        "--retries", type=natural, metavar="N", help="try a command again, up to N times"
     )
     group.add_argument(
         "--retry-on",
@@ -37,7 +38,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--preemptions",
-        type=_count,
+        type=natural,
         metavar="N",
         help="how often one is tried again that was killed from outside; default as --retries",
     )
@@ -69,7 +70,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--force", action="store_true", help="do it again all the same")
     group.add_argument(
         "--max-running",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="wait while N runs that say so are under way on this machine",
     )
@@ -122,7 +123,8 @@ def _retries(options: argparse.Namespace) -> Retries:
     if not is_retried and (options.retry_on or options.backoff or options.transient):
         raise UsageError("--retry-on, --backoff and --transient concern retries", "add --retries N")
     default = Retries()
-    first, longest = waits(options.backoff) if options.backoff else (60.0, 1800.0)
+    by_default = default.first_wait, default.longest_wait
+    first, longest = waits(options.backoff) if options.backoff else by_default
     return Retries(
         most=most,
         preemptions=most if options.preemptions is None else options.preemptions,
@@ -132,15 +134,3 @@ def _retries(options: argparse.Namespace) -> Retries:
         transient=tuple(map(pattern, options.transient)),
         fatal=tuple(map(pattern, options.fatal)),
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if _count(text) < 1:
-        raise argparse.ArgumentTypeError("it is a number from 1 on")
-    return int(text)

@@ -165,7 +165,7 @@ def _become_tensorboard(source: Source, arguments: Sequence[str]) -> NoReturn:
         "CUDA_VISIBLE_DEVICES": "-1",
         # Not an argument, which other users see: options name accounts.
         "PAI_TENSORBOARD": json.dumps(request),
-        "PAI_SECRETS_FD": str(_pipe_with(store.values)),
+        "PAI_SECRETS_FD": str(_inherited_pipe(store.values)),
         "PYTHONPATH": os.pathsep.join(filter(None, search)),
     }
     sys.stdout.flush()
@@ -203,20 +203,13 @@ def _named(paths: Sequence[str]) -> str:
     return ",".join(f"{name}:{path}" for name, path in named.items())
 
 
-def _pipe_with(secrets: Mapping[str, str]) -> int:
-    """Return a pipe that holds the secrets as JSON and is then at its end. Raises SetupError."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    data = json.dumps(dict(secrets)).encode()
+def _inherited_pipe(secrets: Mapping[str, str]) -> int:
+    """Return a pipe with the secrets that the process inherits. Raises SetupError."""
+    from pai_runner.run.guard import CannotStart, pipe_with
+
     try:
-        written = os.write(writer, data)
-    except BlockingIOError:
-        written = 0
-    os.close(writer)
-    if written != len(data):
-        # Nobody reads yet, so all of it must fit into the pipe: 64 KiB on Linux and macOS.
-        raise SetupError(
-            f"the secrets take {len(data)} bytes; a pipe holds {written}", "name fewer locations"
-        )
+        reader = pipe_with(secrets)
+    except CannotStart as error:
+        raise SetupError(str(error), "name fewer locations") from error
     os.set_inheritable(reader, True)
     return reader

@@ -157,17 +157,25 @@ def create(records_home: str | os.PathLike[str] | None = None) -> JobDirectory:
     Raises SetupError when the home cannot be written.
     """
     base = home() if records_home is None else os.fspath(records_home)
+    return JobDirectory(base, new_folder(base, "jobs"))
+
+
+def new_folder(base: str, kind: str) -> str:
+    """Make a folder with a new id in `<base>/<kind>`, readable by its owner alone; return the id.
+
+    Raises SetupError when the home cannot be written.
+    """
     try:
         if not os.path.isdir(base):
             os.makedirs(base, mode=_PRIVATE, exist_ok=True)
-        os.makedirs(os.path.join(base, "jobs"), mode=_PRIVATE, exist_ok=True)
+        os.makedirs(os.path.join(base, kind), mode=_PRIVATE, exist_ok=True)
         while True:
-            directory = JobDirectory(base, new_id())
+            new = new_id()
             try:
-                os.mkdir(directory.path, _PRIVATE)
+                os.mkdir(os.path.join(base, kind, new), _PRIVATE)
             except FileExistsError:
                 continue
-            return directory
+            return new
     except OSError as error:
         raise SetupError(
             f"the records' home {base} cannot be written: {error.strerror}",
@@ -177,7 +185,12 @@ def create(records_home: str | os.PathLike[str] | None = None) -> JobDirectory:
 
 def all_ids(records_home: str | os.PathLike[str] | None = None) -> list[str]:
     """Return the ids of all jobs, newest first. Raises SetupError when they cannot be listed."""
-    folder = os.path.join(home() if records_home is None else os.fspath(records_home), "jobs")
+    return ids_in(home() if records_home is None else os.fspath(records_home), "jobs")
+
+
+def ids_in(base: str, kind: str) -> list[str]:
+    """Return the ids of `<base>/<kind>`, newest first. Raises SetupError."""
+    folder = os.path.join(base, kind)
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
@@ -198,13 +211,9 @@ def find(text: str, records_home: str | os.PathLike[str] | None = None) -> JobDi
     """
     base = home() if records_home is None else os.fspath(records_home)
     ids = all_ids(base)
-    if text in ids:
-        return JobDirectory(base, text)
-    matches = [job for job in ids if text and _matches(job, text)]
-    if len(matches) == 1:
-        return JobDirectory(base, matches[0])
-    if matches:
-        raise UsageError(f"`{text}` names {len(matches)} jobs", f"one of: {_some(matches)}")
+    found = only_match(text, ids, "jobs")
+    if found is not None:
+        return JobDirectory(base, found)
     known = f"the newest are: {_some(ids)}" if ids else "there are no records yet"
     raise UsageError(f"there is no job `{text}` in {base}", known)
 
@@ -214,6 +223,24 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder)
     except FileNotFoundError:
         return []
+
+
+def matching(text: str, ids: list[str]) -> list[str]:
+    """Return those of `ids` that `text` names: the id itself, else all that it is a start of."""
+    if text in ids:
+        return [text]
+    return [one for one in ids if text and _matches(one, text)]
+
+
+def only_match(text: str, ids: list[str], kind: str) -> str | None:
+    """Return the one of `ids` that `text` names; None where there is none.
+
+    Raises UsageError, listing the candidates, when there are several of that kind.
+    """
+    matches = matching(text, ids)
+    if len(matches) > 1:
+        raise UsageError(f"`{text}` names {len(matches)} {kind}", f"one of: {_some(matches)}")
+    return matches[0] if matches else None
 
 
 def _matches(job_id: str, text: str) -> bool:

@@ -6,6 +6,8 @@ import errno
 import os
 import time
 
+from pai_runner.errors import SetupError
+
 # A full disk, a full quota, and a limit on a file's size.
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -59,6 +61,14 @@ def write_in_place(path: str, data: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unwritable(path: str, error: OSError) -> SetupError:
+    """Return the error to be raised where a record cannot be written."""
+    return SetupError(
+        f"the record {path} cannot be written: {error.strerror}",
+        "free some space, or keep the records elsewhere with PAI_HOME",
+    )
 
 
 def is_out_of_space(error: OSError) -> bool:

@@ -14,14 +14,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pai_runner.errors import SetupError, UsageError
-from pai_runner.jobs.directory import home, new_id
+from pai_runner.errors import SetupError
+from pai_runner.jobs.directory import home, ids_in, new_folder, only_match
 from pai_runner.jobs.files import is_out_of_space, write_atomic, write_in_place
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.state import State
 
 SCHEMA = 1
-_PRIVATE = 0o700
+_RUNS = "runs"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class RunDirectory:
 
     def __init__(self, records_home: str, run_id: str) -> None:
         self.id = run_id
-        self.path = os.path.join(records_home, "runs", run_id)
+        self.path = os.path.join(records_home, _RUNS, run_id)
 
     @property
     def record(self) -> str:
@@ -111,20 +111,7 @@ class RunDirectory:
 def create_run() -> RunDirectory:
     """Make the folder of a new run and return it. Raises SetupError."""
     base = home()
-    try:
-        os.makedirs(os.path.join(base, "runs"), mode=_PRIVATE, exist_ok=True)
-        while True:
-            directory = RunDirectory(base, new_id())
-            try:
-                os.mkdir(directory.path, _PRIVATE)
-            except FileExistsError:
-                continue
-            return directory
-    except OSError as error:
-        raise SetupError(
-            f"the records' home {base} cannot be written: {error.strerror}",
-            "set PAI_HOME to a folder that you may write, with free space",
-        ) from error
+    return RunDirectory(base, new_folder(base, _RUNS))
 
 
 def write_run(directory: RunDirectory, run: Run) -> None:
@@ -201,16 +188,7 @@ def end_run(directory: RunDirectory) -> Run:
 def all_runs(records_home: str | os.PathLike[str] | None = None) -> list[RunDirectory]:
     """Return all runs, newest first. Raises SetupError."""
     base = home() if records_home is None else os.fspath(records_home)
-    try:
-        names = os.listdir(os.path.join(base, "runs"))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise SetupError(
-            f"the records in {base} cannot be read: {error.strerror}",
-            "set PAI_HOME to the folder that holds your records",
-        ) from error
-    return [RunDirectory(base, name) for name in sorted(names, reverse=True)]
+    return [RunDirectory(base, run_id) for run_id in ids_in(base, _RUNS)]
 
 
 def list_runs(
@@ -232,14 +210,6 @@ def find_run(text: str) -> RunDirectory | None:
 
     None where there is no such run. Raises UsageError when there are several.
     """
-    runs = all_runs()
-    found = [one for one in runs if one.id == text] or [
-        one
-        for one in runs
-        if text and (one.id.startswith(text) or one.id.rpartition("-")[2].startswith(text))
-    ]
-    if len(found) > 1:
-        raise UsageError(
-            f"`{text}` names {len(found)} runs", f"one of: {', '.join(one.id for one in found[:8])}"
-        )
-    return found[0] if found else None
+    base = home()
+    found = only_match(text, ids_in(base, _RUNS), "runs")
+    return None if found is None else RunDirectory(base, found)

@@ -245,7 +245,7 @@ def start_process(role: Role, secrets: Mapping[str, str]) -> int:
         stdin = os.open(os.devnull, os.O_RDONLY)
     except OSError as error:
         raise CannotStart(f"cannot write {error.filename}: {error.strerror}") from error
-    secrets_pipe = _secrets_pipe(secrets)
+    secrets_pipe = pipe_with(secrets)
     failure, failure_end = os.pipe()
     guard = os.getpid()
     pid = os.fork()
@@ -262,8 +262,8 @@ def start_process(role: Role, secrets: Mapping[str, str]) -> int:
     return pid
 
 
-def _secrets_pipe(secrets: Mapping[str, str]) -> int:
-    """Return a pipe that holds the secrets as JSON and is then at its end."""
+def pipe_with(secrets: Mapping[str, str]) -> int:
+    """Return a pipe that holds the secrets as JSON and is then at its end. Raises CannotStart."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     data = json.dumps(dict(secrets)).encode()

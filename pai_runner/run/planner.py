@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pai_runner.command import Job, render
+from pai_runner.command import Job
 from pai_runner.command.words import parse_hyper_parameters
 from pai_runner.errors import SetupError
 from pai_runner.jobs.directory import JobDirectory
@@ -26,6 +26,7 @@ from pai_runner.run.options import Options
 from pai_runner.run.plan import Limits, Mount, Plan, Publish, RolePlan
 from pai_runner.run.script_flags import choose_api, scan
 from pai_runner.run.secrets import SecretStore
+from pai_runner.run.shown import shown_statement
 from pai_runner.secret import is_secret_name, redact_secrets
 
 
@@ -91,7 +92,7 @@ def make_plan(
         job_id=directory.id,
         job_name=job_name,
         algorithm=job.algorithm,
-        command=_shown_command(job, words_shown),
+        command=shown_statement(job, words_shown).text,
         code=str(code.root),
         tf_api=api.api,
         tf_api_reason=api.reason,
@@ -111,19 +112,6 @@ def make_plan(
         pending=pending,
     )
     return Prepared(plan, store.values, words_shown)
-
-
-def _shown_command(job: Job, words_shown: str | None) -> str:
-    """Return the command's text without its secrets, all of which are known by now.
-
-    Inside quotes a secret may be written with escapes, and then only a rendering is sure.
-    """
-    statement = job.statement
-    if words_shown is None:
-        return redact_secrets(statement.text)
-    parameters = {**statement.parameters, "userDefinedParameters": words_shown}
-    shown = {name: redact_secrets(value) for name, value in parameters.items()}
-    return render(job.algorithm, statement.project, shown, statement.options)
 
 
 def _environment_of_job(

@@ -11,9 +11,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, time, timedelta
 from typing import NoReturn
@@ -24,6 +23,7 @@ from pai_runner.jobs.directory import home
 from pai_runner.jobs.runs import list_runs
 from pai_runner.jobs.state import State
 from pai_runner.runs.once import has_succeeded
+from pai_runner.runs.stopping import Stopped, handled
 
 Say = Callable[[str], None]
 
@@ -75,14 +75,6 @@ class Backfill:
         }
 
 
-class Stopped(KeyboardInterrupt):
-    """A signal that asks the back-fill to end."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
-
-
 def day_of(text: str) -> date:
     """Return the date of 2026-10-01 or 20261001. Raises UsageError."""
     try:
@@ -106,7 +98,7 @@ def run(backfill: Backfill, parallel: int, say: Say) -> dict[date, str]:
         say(f"{len(results) - len(todo)} of {len(results)} dates have succeeded before")
     os.makedirs(os.path.dirname(backfill.log(backfill.first)), mode=0o700, exist_ok=True)
     children = _Children()
-    with _stops(), ThreadPoolExecutor(parallel) as pool:
+    with handled((signal.SIGTERM, signal.SIGHUP), _stop), ThreadPoolExecutor(parallel) as pool:
         try:
             for day, code in pool.map(lambda day: children.run(backfill, day), todo):
                 results[day] = _result(code)
@@ -159,21 +151,6 @@ class _Children:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-@contextmanager
-def _stops() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise Stopped, apart from one that is ignored, as under nohup."""
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    heard = {number: old for number, old in before.items() if old is not signal.SIG_IGN}
-    for number in heard:
-        signal.signal(number, _stop)
-    try:
-        yield
-    finally:
-        for number, old in heard.items():
-            signal.signal(number, old)
 
 
 def _stop(signum: int, _: object) -> NoReturn:

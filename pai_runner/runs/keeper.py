@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pai_runner import api
 from pai_runner.command import Job
-from pai_runner.errors import BusyError, ExitCode, PaiError, SetupError, UsageError
+from pai_runner.errors import BusyError, ExitCode, PaiError, UsageError
 from pai_runner.jobs.directory import JobDirectory, create
-from pai_runner.jobs.files import now_text
+from pai_runner.jobs.files import now_text, unwritable
 from pai_runner.jobs.identity import Identity
 from pai_runner.jobs.record import Record, read
 from pai_runner.jobs.runs import Run, RunDirectory, Step, write_run
@@ -27,17 +26,10 @@ from pai_runner.runs.locking import held, slot
 from pai_runner.runs.once import Once
 from pai_runner.runs.options import RunOptions
 from pai_runner.runs.retrying import kind_of, wait_before_next
+from pai_runner.runs.stopping import Stopped, handled
 from pai_runner.secret import redact
 
 Say = Callable[[str], None]
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal that asks the run to end. While a job runs, that job's handle takes it."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
 
 
 class Keeper:
@@ -272,12 +264,10 @@ class Keeper:
             try:
                 write_run(self._directory, self._run)
             except OSError as error:
-                text = f"the record {self._directory.record} cannot be written: {error.strerror}"
+                problem = unwritable(self._directory.record, error)
                 if not self._is_on_record:
-                    raise SetupError(
-                        text, "free some space, or keep the records elsewhere with PAI_HOME"
-                    ) from error
-                self._say(text)
+                    raise problem from error
+                self._say(str(problem))
 
 
 class _Gate:
@@ -292,23 +282,9 @@ class _Gate:
         self._is_locked = False
         self._goes_to: Callable[[int], object] | None = None
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> AbstractContextManager[None]:
         """Take the signals, where Python takes signals at all."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.getsignal(number) for number in numbers}
-        for number, handler in before.items():
-            if handler not in (None, signal.SIG_IGN):
-                signal.signal(number, self._take)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                if handler is not None:
-                    signal.signal(number, handler)
+        return handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self._take)
 
     @contextmanager
     def shut(self) -> Iterator[None]:

@@ -23,7 +23,7 @@ from pai_runner.jobs.state import State
 Say = Callable[[str], None]
 
 # How often a lock is looked at by one who waits, in seconds.
-_TURN = 0.2
+TURN = 0.2
 _PRIVATE = 0o700
 
 
@@ -143,7 +143,7 @@ def _busy(name: str, holder: str) -> BusyError:
 def _turn(deadline: float, name: str, holder: str) -> None:
     if time.monotonic() > deadline:
         raise _busy(name, holder)
-    time.sleep(_TURN)
+    time.sleep(TURN)
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def _first_free(folder: str, most: int, run_id: str, say: Say) -> Lock:
             if not is_told:
                 is_told = True
                 say(f"waiting: {most} runs are under way on this machine (--max-running)")
-            time.sleep(_TURN)
+            time.sleep(TURN)
     finally:
         queue.close()
 

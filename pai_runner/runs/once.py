@@ -20,11 +20,10 @@ from pai_runner.jobs.files import write_atomic
 from pai_runner.jobs.record import read
 from pai_runner.jobs.runs import Run, RunDirectory, Step, read_run
 from pai_runner.jobs.state import State
-from pai_runner.runs.locking import Lock, is_living
+from pai_runner.runs.locking import TURN, Lock, is_living
 
 # How long a script whose keeper was killed is waited for: its grace, and what it copies back.
 _LONGEST_REST = 1800.0
-_TURN = 0.2
 
 
 class Once:
@@ -61,7 +60,7 @@ class Once:
                         f"a script of run {run_id} of {self.key} still lives",
                         f"see: pai runs {run_id}; pai cancel --force ends its job",
                     )
-                time.sleep(_TURN)
+                time.sleep(TURN)
 
     @property
     def success(self) -> str:

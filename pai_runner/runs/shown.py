@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from pai_runner.command import Job, Statement, render
+from pai_runner.command import Job, Statement
 from pai_runner.jobs.runs import Step
 from pai_runner.run.secrets import SecretStore
+from pai_runner.run.shown import shown_statement
 from pai_runner.secret import redact_secrets
 
 
@@ -30,13 +30,5 @@ def steps_of(jobs: Sequence[Job], shown: Sequence[Statement]) -> tuple[Step, ...
 
 
 def _shown(job: Job, words: Sequence[str]) -> Statement:
-    typed = job.statement
-    parameters = {name: redact_secrets(value) for name, value in typed.parameters.items()}
-    options = {name: redact_secrets(value) for name, value in typed.options.items()}
-    text = redact_secrets(typed.text)
-    if tuple(words) != job.user_defined_parameters:
-        parameters["userDefinedParameters"] = " ".join(words)
-        # Inside quotes a secret may be written with escapes: only a rendering is sure.
-        plain = {name: redact_secrets(value) for name, value in parameters.items()}
-        text = render(job.algorithm, typed.project, plain, options)
-    return replace(typed, text=text, parameters=parameters, options=options)
+    is_plain = tuple(words) == job.user_defined_parameters
+    return shown_statement(job, None if is_plain else " ".join(words))

@@ -11,8 +11,8 @@ from typing import Any
 
 from pai_runner import api
 from pai_runner.command import Job, Statement
-from pai_runner.errors import SetupError, UsageError
-from pai_runner.jobs.files import write_atomic
+from pai_runner.errors import UsageError
+from pai_runner.jobs.files import unwritable, write_atomic
 from pai_runner.jobs.runs import Run, RunDirectory, create_run, read_run
 from pai_runner.jobs.state import State
 from pai_runner.run.options import Options
@@ -128,7 +128,4 @@ def _write_request(
     try:
         write_atomic(directory.request, json.dumps(content, indent=1).encode())
     except OSError as error:
-        raise SetupError(
-            f"the record {directory.path} cannot be written: {error.strerror}",
-            "free some space, or keep the records elsewhere with PAI_HOME",
-        ) from error
+        raise unwritable(directory.path, error) from error
