@@ -180,13 +180,31 @@ static char *schemes; /* names, each ended by \0, then an empty one */
 static atomic_bool closed;
 static atomic_int calls_under_way;
 
-static pthread_t closer; /* who has closed the door: Python's main thread */
-static double closed_at; /* in seconds of the monotonic clock */
+static pthread_t closer;        /* who has closed the door: Python's main thread */
+static _Atomic double kept_for; /* until when others are kept, in seconds of the monotonic clock */
+
+/* Python's threads that live and have come through the door, and how many of them linger. */
+static atomic_int visitors, lingering;
+static _Thread_local bool is_visitor;
+static pthread_key_t visit;
 
 static double seconds_now(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void pause_shortly(void) {
+  const struct timespec pause = {0, 5 * 1000 * 1000};
+  nanosleep(&pause, NULL);
+}
+
+static void forget_visitor(void *is_set) { atomic_fetch_sub(&visitors, 1); }
+
+static void note_visitor(void) {
+  if (is_visitor || calls.thread_state() == NULL) return;
+  is_visitor = pthread_setspecific(visit, &visitors) == 0;
+  if (is_visitor) atomic_fetch_add(&visitors, 1);
 }
 
 /* Keep a thread of Python's, which comes back to an interpreter that ends, from coming back.
@@ -196,11 +214,22 @@ static double seconds_now(void) {
  * exit handlers run, which may wait for the thread, it is let go after a while. No lock may be held:
  * exit(3) takes those of streams. */
 static void linger(void) {
-  const struct timespec pause = {0, 5 * 1000 * 1000};
   if (!atomic_load(&closed) || pthread_equal(closer, pthread_self())) return;
   if (calls.thread_state() == NULL || calls.holds_interpreter()) return;
-  while (seconds_now() - closed_at < LINGER_SECONDS || calls.is_finalizing())
-    nanosleep(&pause, NULL);
+  atomic_fetch_add(&lingering, is_visitor);
+  while (seconds_now() < atomic_load(&kept_for) || calls.is_finalizing()) pause_shortly();
+  atomic_fetch_sub(&lingering, is_visitor);
+}
+
+/* Wait until Python's other threads that have come through the door linger at it, or `seconds`.
+ *
+ * One that had just left when the door closed waits for the interpreter's lock, and would be ended
+ * as above. Called without that lock, it comes back. Others are busy elsewhere, or wait. */
+void pai_settle(double seconds) {
+  const double end = seconds_now() + seconds;
+  while (atomic_load(&lingering) < atomic_load(&visitors) - is_visitor && seconds_now() < end)
+    pause_shortly();
+  atomic_store(&kept_for, seconds_now() + LINGER_SECONDS);
 }
 
 static void refuse(TF_Status *status) {
@@ -208,6 +237,7 @@ static void refuse(TF_Status *status) {
 }
 
 static bool enter(TF_Status *status) {
+  note_visitor();
   atomic_fetch_add(&calls_under_way, 1);
   if (!atomic_load(&closed)) return true;
   atomic_fetch_sub(&calls_under_way, 1);
@@ -224,13 +254,13 @@ static void leave(void) {
 /* Let no further call reach Python; true when those under way ended within `seconds`. Called
  * without the interpreter's lock, which they need. */
 int pai_close(double seconds) {
-  const struct timespec pause = {0, 5 * 1000 * 1000};
+  const double now = seconds_now();
   closer = pthread_self();
-  closed_at = seconds_now();
+  atomic_store(&kept_for, now + LINGER_SECONDS);
   atomic_store(&closed, true);
-  for (double waited = 0; atomic_load(&calls_under_way) > 0; waited += 0.005) {
-    if (waited >= seconds) return 0;
-    nanosleep(&pause, NULL);
+  while (atomic_load(&calls_under_way) > 0) {
+    if (seconds_now() - now >= seconds) return 0;
+    pause_shortly();
   }
   return 1;
 }
@@ -280,6 +310,8 @@ static void after_fork_in_child(void) {
     writer->descriptor = -1;
   }
   atomic_store(&calls_under_way, 0);
+  atomic_store(&visitors, is_visitor);
+  atomic_store(&lingering, 0);
   atomic_store(&growth_pipe, -1); /* the thread that reads it is the parent's */
   pthread_mutex_init(&writers_lock, NULL);
   open_writers = NULL;
@@ -450,7 +482,6 @@ static void writer_append(const Handle *handle, const char *bytes, size_t count,
   read_failed = false;
   if (!is_open(writer, status) || is_parents(writer, status)) return;
   if (atomic_load(&closed)) {
-    linger();
     refuse(status);
   } else if (fwrite(bytes, 1, count, writer->file) != count) {
     fail(writer, errno, status);
@@ -759,9 +790,12 @@ static const RegionTable region_table = {region_cleanup, region_data, region_len
 
 /* Say what the next TF_InitPlugin registers. */
 void pai_prepare(const Calls *python, const char *names, size_t length) {
-  static bool forks_are_watched;
-  if (!forks_are_watched) pthread_atfork(NULL, NULL, after_fork_in_child);
-  forks_are_watched = true;
+  static bool is_prepared;
+  if (!is_prepared) {
+    pthread_atfork(NULL, NULL, after_fork_in_child);
+    pthread_key_create(&visit, forget_visitor);
+  }
+  is_prepared = true;
   calls = *python;
   free(schemes);
   schemes = memcpy(malloc(length), names, length);

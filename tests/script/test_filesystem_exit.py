@@ -178,6 +178,37 @@ def test_threads_that_outlive_the_script(
     assert s3_server.read(bucket, "threads/handler") == b"at exit"
 
 
+@pytest.mark.proof_exits
+def test_threads_that_read_and_save_while_it_ends(tmp_path: Path) -> None:
+    """Python before 3.14 ends a thread that comes back to it late in the middle of TensorFlow."""
+    program = """
+        def read():
+            while True:
+                with tf.io.gfile.GFile(folder + "input", "rb") as stream:
+                    while stream.read(5000):
+                        pass
+        def save(number):
+            saved = tf.train.Checkpoint(one=tf.Variable(tf.zeros([50_000])))
+            manager = tf.train.CheckpointManager(saved, f"{folder}{number}", max_to_keep=2)
+            while True:
+                manager.save()
+                has_saved.release()
+        tf.io.write_file(folder + "input", "x" * 1_000_000)
+        has_saved = threading.Semaphore(0)
+        for number in range(3):
+            threading.Thread(target=save, args=(number,), daemon=True).start()
+            threading.Thread(target=read, daemon=True).start()
+        for _ in range(20):
+            has_saved.acquire()
+    """
+    turns = int(os.environ.get("PAI_PROOF_COUNT", "4"))
+    for _ in range((turns + 1) // 2):
+        # Two at once: each has less of the processors than it wants.
+        pair = [start_text(tmp_path, program, "memory://ends/", {}) for _ in range(2)]
+        for result in [finished(process) for process in pair]:
+            assert result.returncode == 0, result.stderr
+
+
 def test_a_server_that_is_gone_at_the_end_does_not_hold_it_up(tmp_path: Path) -> None:
     program = """
         files = [tf.io.gfile.GFile(f"{folder}{number}", "w") for number in range(5)]
