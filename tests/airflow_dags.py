@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 from contextlib import nullcontext
 from datetime import datetime, timezone
@@ -20,6 +21,12 @@ from airflow_support import StandIn, kill_when, real_pai
 
 UTC = timezone.utc
 AIRFLOW_3 = airflow.__version__.startswith("3.")
+
+NIGHTLY = """\
+-- @param day=$[yyyymmdd-1]
+PAI -name tensorflow -Dscript=train.py -DcheckpointDir=./models
+  -DuserDefinedParameters='${day}';
+"""
 
 DAGS = """
 import json
@@ -55,6 +62,14 @@ with DAG("nightly", start_date=start, schedule=every_night, catchup=False) as ni
 with DAG("by_hand", start_date=start, schedule=None) as by_hand:
     PaiOperator(task_id="train", command="PAI;", **settings)
 
+with DAG("trained", start_date=start, schedule=every_night, catchup=False) as trained:
+    PaiOperator(
+        task_id="train",
+        command="nightly.pai",
+        once_per="bizdate",
+        **json.loads(os.environ["TRAINED"]),
+    )
+
 with DAG("killed", start_date=start, schedule=None) as killed:
     PaiOperator(task_id="train", **json.loads(os.environ["KILLED"]))
 """
@@ -76,9 +91,11 @@ def dags(
     monkeypatch.setenv("STAND_IN", stand_in.path)
     killed = {"command": saves.command, **real_pai(tmp_path)}
     monkeypatch.setenv("KILLED", json.dumps(killed))
+    monkeypatch.setenv("TRAINED", json.dumps(real_pai(tmp_path)))
     folder = Path(os.environ["AIRFLOW_HOME"], "dags")
     folder.mkdir(exist_ok=True)
     (folder / "train.pai").write_text("PAI -Dday={{ ds }} -Dpath=${day};\n", encoding="utf-8")
+    (folder / "nightly.pai").write_text(NIGHTLY, encoding="utf-8")
     (folder / "dags.py").write_text(DAGS, encoding="utf-8")
     return runpy.run_path(str(folder / "dags.py"))
 
@@ -116,6 +133,19 @@ def test_a_run_without_an_interval(dags: dict[str, Any], stand_in: StandIn) -> N
     assert [str(ti.state) for ti in run.get_task_instances()] == ["success"]
     argv = stand_in.seen("by_hand.train")["argv"]
     assert argv[argv.index("--cyctime") + 1] == "2026-11-21T04:30:15+08:00"
+
+
+def test_nights_that_train_export_and_prune(dags: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).with_name("nightly_train.py"), tmp_path / "train.py")
+    name = "logical_date" if AIRFLOW_3 else "execution_date"
+    # Airflow starts a night again that has succeeded: its task was cleared.
+    for day in (18, 19, 19, 20):
+        run = dags["trained"].test(**{name: datetime(2026, 11, day, 18, 0, tzinfo=UTC)})
+        assert [str(ti.state) for ti in run.get_task_instances()] == ["success"]
+    trained = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert trained == ["20261118 1", "20261119 2", "20261120 3"]
+    versions = {path.name for path in (tmp_path / "models" / "export").iterdir()}
+    assert {name for name in versions if name.isdigit()} == {"2", "3"}, "older ones are pruned"
 
 
 def test_a_task_that_is_killed(dags: dict[str, Any], saves: SimpleNamespace) -> None:

@@ -5,49 +5,26 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
-import textwrap
 import time
 from pathlib import Path
 
 import pytest
-from support import Pai
+from support import ROOT, Pai, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
 
 COUNT = int(os.environ.get("PAI_PROOF_COUNT", "2"))
 
-# Goes on from its last checkpoint by a step, and exports; the log says which dates were trained.
-TRAIN = """
-    import os, sys
-    import tensorflow.compat.v2 as tf
-    from pai_runner import export
-
-    class Model(tf.Module):
-        def __init__(self):
-            self.step = tf.Variable(0, dtype=tf.int64)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="x")])
-        def scaled(self, x):
-            return {"y": x * self.step}
-
-    model = Model()
-    place = os.environ["PAI_CHECKPOINT_DIR"]
-    manager = tf.train.CheckpointManager(tf.train.Checkpoint(model=model), place + "saved", 3)
-    manager.restore_or_initialize()
-    model.step.assign_add(1)
-    manager.save()
-    made = export.saved_model(model, place + "export", signatures={"scale": model.scaled})
-    export.keep(4, directory=place + "export")
-    with open("log", "a") as log:
-        print(sys.argv[1], made.version, file=log)
-"""
+# How many versions the training leaves (see nightly_train).
+KEPT = 2
 
 
 @pytest.fixture
 def file(pai: Pai) -> Path:
-    (pai.folder / "train.py").write_text(textwrap.dedent(TRAIN), encoding="utf-8")
+    shutil.copy(ROOT / "tests" / "nightly_train.py", pai.folder / "train.py")
     path = pai.folder / "nightly.pai"
     path.write_text(
         "-- @param day=$[yyyymmdd-1]\n"
@@ -105,9 +82,28 @@ def test_nights_by_the_crontab_and_days_before_by_hand(
     ran = pai("backfill", str(file), *days, "--name", "n")
     assert ran.returncode == 0, ran.stderr
     assert len(trained(pai)) == 1 + min(COUNT, 31)
-    assert len(versions(pai)) == min(4, 1 + min(COUNT, 31)), "older ones are pruned"
+    assert len(versions(pai)) == min(KEPT, 1 + min(COUNT, 31)), "older ones are pruned"
     assert pai("backfill", str(file), *days, "--name", "n").returncode == 0
     assert len(trained(pai)) == 1 + min(COUNT, 31)
+
+
+def test_nights_by_the_embedded_scheduler(pai: Pai, file: Path, tmp_path: Path) -> None:
+    """Its nights come every second; those that pass while one trains are one."""
+    file.write_text(file.read_text().replace("yyyymmdd-1", "yyyymmddhh24miss"))
+    installed = pai(
+        "schedule", "install", str(file), "--cron", "* * * * * *", "--name", "n", "--serve",
+        "--yes", "--", "--once-per", "cyctime",
+    )  # fmt: skip
+    assert installed.returncode == 0, installed.stderr
+    serving = pai.start("schedule", "serve")
+    wait_until(lambda: len(trained(pai)) > KEPT, seconds=120)
+    serving.terminate()
+    _, errors = serving.communicate(timeout=60)
+    assert serving.returncode == 0, errors
+    dates = trained(pai)
+    assert dates == sorted(set(dates))
+    assert all(len(date) == len("20261120020000") for date in dates)
+    assert len(versions(pai)) == KEPT, "older ones are pruned"
 
 
 @pytest.mark.proof_nights
