@@ -12,6 +12,7 @@ from pai_runner.schedule import catalog
 from pai_runner.schedule.catalog import Schedule
 from pai_runner.schedule.due import Start, run_due, run_tick, this_minute
 from pai_runner.schedule.foreground import Foreground, environment_with
+from pai_runner.schedule.logs import begin_anew
 
 _Run = Callable[[Schedule, Start, Callable[[], bool]], int]
 
@@ -67,6 +68,10 @@ def _run_one(name: str, run_it: _Run) -> int:
     catalog.read(name)  # before a lock is made for a name that is none
     with catalog.running(name) as lock, Foreground() as foreground:
         schedule = catalog.read(name)
+        try:
+            begin_anew(name)
+        except OSError as error:
+            say(f"{name}: its log cannot be begun anew: {error}")
         environment = environment_with(schedule.environment)
 
         def start(command: Sequence[str]) -> int:

@@ -178,7 +178,8 @@ def _first_free(folder: str, most: int, run_id: str, say: Say) -> Lock:
 def _free_slot(folder: str, most: int) -> Lock | None:
     for number in range(most):
         lock = Lock(os.path.join(folder, str(number)))
-        if lock.take():
+        # The script of a killed keeper has the place until it has ended.
+        if lock.take() and not is_living(lock.holder()):
             return lock
         lock.close()
     return None

@@ -1,7 +1,7 @@
 """The schedules on record: `<home>/schedules/NAME.json`, one file each.
 
 Beside it lie NAME.state.json (which ticks have been run, and how that ended), NAME.lock (held
-while it runs) and NAME.log (what cron's runs print).
+while it runs), NAME.log and NAME.log.1 (what cron's runs print).
 """
 
 from __future__ import annotations

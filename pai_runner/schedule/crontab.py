@@ -69,7 +69,7 @@ def install(schedule: Schedule) -> list[str]:
     except BaseException:  # Ctrl-C as well
         remove(schedule.name)
         raise
-    return [f"what its runs print is appended to {log_path(schedule.name)}"]
+    return [f"what its runs print goes to {log_path(schedule.name)}"]
 
 
 def remove(name: str) -> list[str]:

@@ -200,7 +200,9 @@ while len(open("log").read().split()) == 1:
 """
 
 
-@pytest.mark.parametrize("words", [ONCE, ("--lock", "n", "--if-running", "wait")])
+@pytest.mark.parametrize(
+    "words", [ONCE, ("--lock", "n", "--if-running", "wait"), ("--max-running", "1")]
+)
 def test_a_script_that_outlives_its_keeper_is_waited_for(
     words: tuple[str, ...], pai: Pai, file: Path
 ) -> None:

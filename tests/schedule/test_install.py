@@ -90,6 +90,19 @@ def test_the_line_runs_without_an_environment(world: World) -> None:
     assert f"pai: nightly: {tick} succeeded" in log
 
 
+def test_the_log_of_the_line_does_not_grow_for_ever(world: World) -> None:
+    world.install(*NIGHTLY, age=timedelta(days=2))
+    world.behave("echo out; echo errors >&2")
+    log = Path(catalog.log_path("nightly"))
+    with log.open("wb") as stream:
+        stream.truncate(10 * 1024 * 1024)
+    assert world.run_line().returncode == 0
+    assert log.read_text().split("\n")[1:3] == ["out", "errors"]
+    assert log.with_name("nightly.log.1").stat().st_size == 10 * 1024 * 1024
+    assert world.run_line().returncode == 0
+    assert log.read_text().endswith("nothing else is due\n"), "a short one is gone on with"
+
+
 def test_what_it_runs_has_the_folder_and_the_settings_of_its_installation(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
