@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -58,18 +59,18 @@ class LocalTree(Tree):
         for folder, _, names in os.walk(self._folder, onerror=refuse):
             for name in names:
                 path = os.path.join(folder, name)
-                with suppress(FileNotFoundError):  # removed meanwhile, or a link to nothing
-                    status = os.stat(path)
-                    if stat.S_ISREG(status.st_mode):
-                        found[path[len(self.prefix) :]] = entry_of(status)
+                status = _status(path)
+                if status is not None and stat.S_ISREG(status.st_mode):
+                    found[path[len(self.prefix) :]] = entry_of(status)
         return dict(sorted(found.items()))
 
     def children(self) -> dict[str, Entry | None]:
         found: dict[str, Entry | None] = {}
         with os.scandir(self._folder) as entries:
             for one in entries:
-                with suppress(FileNotFoundError):
-                    found[one.name] = None if one.is_dir() else entry_of(one.stat())
+                status = _status(one.path)
+                if status is not None:
+                    found[one.name] = None if stat.S_ISDIR(status.st_mode) else entry_of(status)
         return dict(sorted(found.items()))
 
     def entry(self, name: str) -> Entry | None:
@@ -108,6 +109,18 @@ class LocalTree(Tree):
 
     def close(self) -> None:
         pass
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return what the system says of a file; None for one that is gone, and a link to nothing."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # a link to itself
+            return None
+        raise
 
 
 def entry_of(status: os.stat_result) -> Entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from pathlib import Path
 
 import pytest
 from moto_server import CREDENTIALS
@@ -43,6 +44,19 @@ def test_counts_are_added_up(local: Folder, memory: Folder, storage: Verb) -> No
         ["6", "B", "6", "3"],
     ]
     assert storage("ls", local("a"))[1] == "a\n"
+
+
+def test_links_to_nothing_are_passed_over(local: Folder, memory: Folder, storage: Verb) -> None:
+    local.put({"a": b"12345"})
+    folder = Path(local.prefix)
+    (folder / "loop").symlink_to("loop")
+    (folder / "nothing").symlink_to("nowhere")
+    assert storage("ls", local()) == (0, "a\n", "")
+    assert json_of(storage("du", "--json", local()))[0]["bytes"] == 5
+    assert storage("cp", "-r", local(), memory())[0] == 0
+    assert storage("ls", memory())[1] == "a\n"
+    assert storage("rm", "-r", local(), "--yes")[0] == 0
+    assert not folder.exists()
 
 
 def test_what_is_not_there_is_said(quick: Folder, storage: Verb) -> None:

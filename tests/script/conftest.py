@@ -31,13 +31,14 @@ def file_systems(s3_server: S3Server, oss_server: OSSServer) -> Iterator[FileSys
 
 
 @pytest.fixture
-def tf(file_systems: FileSystems) -> Any:
+def tf(file_systems: FileSystems) -> Iterator[Any]:
     """TensorFlow, with the file systems."""
     # As PAI's own role has it: it may use the bucket's objects, and not ask about the bucket.
     file_systems.oss_server.set(deny_bucket_info=True, deny_list_parts=True)
     import tensorflow
 
-    return tensorflow
+    yield tensorflow
+    file_systems.oss_server.reset()
 
 
 @pytest.fixture
