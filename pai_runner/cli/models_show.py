@@ -6,13 +6,13 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pai_runner.cli.models_place import add_model_arguments, size_text
 from pai_runner.cli.output import print_json, print_table, say
+from pai_runner.entry import module_command
 from pai_runner.errors import ExitCode, SetupError, UsageError
 from pai_runner.location import Location
 from pai_runner.run.access import Access, check_servers, ignores_roles
@@ -61,7 +61,7 @@ def ask(verb: str, location: Location, role: str | None, **values: Any) -> Any:
     search = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     ended = subprocess.run(
-        [sys.executable, "-m", "pai_runner.models.tool"],
+        module_command("pai_runner.models.tool"),
         env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(search)},
         input=json.dumps(request),
         capture_output=True,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pai_runner.entry import module_command
 from pai_runner.errors import PaiError
 from pai_runner.location import Location
 from pai_runner.run.access import Access, check_servers, ignores_roles
@@ -77,7 +78,7 @@ def _tensorflow() -> Check:
     search = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     found = subprocess.run(
-        [sys.executable, "-m", "pai_runner.script.selfcheck"],
+        module_command("pai_runner.script.selfcheck"),
         env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(search)},
         capture_output=True,
         text=True,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from oss_server import REFUSED_ROLE
 from support import Pai, Places
+
+from pai_runner.entry import pai_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
 
@@ -24,6 +27,16 @@ def test_a_sound_machine_is_sound(pai: Pai, places: Places, tmp_path: Path) -> N
     assert found[str(tmp_path / "new")]["ok"]
     assert places.names("s3") == places.names("local") == set()
     assert "testing-secret-value" not in ran.stdout + ran.stderr
+
+
+def test_modules_in_the_users_folder_are_not_taken_for_pythons_own(pai: Pai) -> None:
+    for name in ("signal.py", "queue.py", "json.py"):
+        (pai.folder / name).write_text("raise SystemExit('the wrong module')", encoding="utf-8")
+    ran = subprocess.run(
+        pai_command("doctor"), cwd=pai.folder, env=pai.environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "reads and writes through fsspec" in ran.stdout
 
 
 def test_keys_of_alibaba_are_looked_for(pai: Pai, places: Places, tmp_path: Path) -> None:
