@@ -225,6 +225,16 @@ def test_secrets_among_the_words_are_not_logged(logged: Callable[..., list[str]]
     assert not [line for line in lines if "abcdef123" in line or "bucketKey" in line]
 
 
+@pytest.mark.parametrize("words", [["--notify", "{}"], ["--notify={}"]])
+def test_webhooks_are_not_logged(words: list[str], logged: Callable[..., list[str]]) -> None:
+    options = [word.format("https://hooks.example.com/services/T0/xyz4711") for word in words]
+    operator = PaiOperator(task_id="train", command=COMMAND, pai=program("pass"), options=options)
+    lines = logged(operator)
+    operator.execute({})
+    assert [line for line in lines if line.startswith("Starting: ") and "--notify" in line]
+    assert not [line for line in lines if "xyz4711" in line]
+
+
 # ====== on_kill ======
 
 

@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 from collections.abc import Sequence
-from datetime import time
+from datetime import datetime, time
 
 from pai_runner.cli.numbers import positive
 from pai_runner.cli.output import say
@@ -32,7 +32,10 @@ def run(arguments: Sequence[str]) -> int:
     words = list(arguments)
     cut = words.index("--") if "--" in words else len(words)
     options = _parser().parse_args(words[:cut])
-    _check_words(words[cut + 1 :])
+    further = words[cut + 1 :]
+    _check_words(further)
+    if _names("--lock", further) and not _names("--if-running", further):
+        further += ["--if-running", "wait"]  # dates that are run at once wait for each other
     if not os.path.isfile(options.file):
         raise UsageError(f"there is no file {options.file}", "name a file of PAI commands")
     first, last = backfill.day_of(options.first), backfill.day_of(options.last)
@@ -45,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         first,
         last,
         _time_of(options.at),
-        (*(("--timezone", options.timezone) if options.timezone else ()), *words[cut + 1 :]),
+        (*(("--timezone", options.timezone) if options.timezone else ()), *further),
     )
     try:
         results = asked.known() if options.show else backfill.run(asked, options.parallel, say)
@@ -88,8 +91,12 @@ def _check_words(words: Sequence[str]) -> None:
             raise UsageError(f"{name} stands for itself in a back-fill", "leave it out behind --")
 
 
+def _names(option: str, words: Sequence[str]) -> bool:
+    return any(word.partition("=")[0] == option for word in words)
+
+
 def _time_of(text: str) -> time:
     try:
-        return time.fromisoformat(text)
+        return datetime.strptime(text, "%H:%M").time()
     except ValueError:
         raise UsageError(f"--at {text} is no time of day", "write for example 02:30") from None

@@ -10,6 +10,7 @@ from pai_runner.cli.output import print_json, say
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.cancel import request_cancel
 from pai_runner.jobs.runs import RunDirectory, end_run
+from pai_runner.jobs.state import State
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -39,6 +40,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _end_run(directory: RunDirectory, as_json: bool) -> int:
     run = end_run(directory)
+    if run.state is State.UNKNOWN:
+        raise SetupError(
+            f"run {run.id} cannot be told to end: {run.message}",
+            "`pai jobs` lists its jobs, which pai cancel ends",
+        )
     if not run.state.final and run.keeper is not None and run.keeper.elsewhere:
         raise SetupError(
             f"run {run.id} is kept on the machine {run.keeper.host}", "cancel it there"

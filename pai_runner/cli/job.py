@@ -12,7 +12,7 @@ from pai_runner.cli.command_input import (
     split_arguments,
 )
 from pai_runner.cli.run_arguments import add_run_arguments, run_options_of
-from pai_runner.errors import ExitCode
+from pai_runner.errors import ExitCode, UsageError
 from pai_runner.run.options import Options, parse_duration
 from pai_runner.runs.options import RunOptions
 
@@ -67,6 +67,11 @@ def run(arguments: Sequence[str]) -> int:
     for notice in asked.notices:
         say(notice)
     run_asked = run_options_of(options)
+    if run_asked.once_per == "cyctime" and options.cyctime is None:
+        raise UsageError(
+            "--once-per cyctime: each start has another cyctime, unless it is given",
+            "give it: --cyctime 2026-11-20T02:00",
+        )
     commands = sum(statement.name is not None for statement in asked.statements)
     if run_asked != RunOptions() or options.json or commands > 1:
         return _keep(asked, options, run_asked)

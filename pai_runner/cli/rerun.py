@@ -31,6 +31,11 @@ def run(arguments: Sequence[str]) -> int:
     directory = named(options.id)
     if isinstance(directory, RunDirectory):
         request, before = recorded_request(directory)
+        if request.forgotten:
+            say(
+                f"not recorded, and not told this time: {request.forgotten} of its --notify, as a "
+                "URL is a secret; --notify env:NAME is recorded"
+            )
         prepared = prepare(request, say, before if options.failed else None)
         return keep(prepared, options.detach, options.json)
     if options.failed:

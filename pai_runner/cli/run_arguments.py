@@ -95,6 +95,10 @@ def run_options_of(options: argparse.Namespace) -> RunOptions:
 
     if options.lock is None and (options.if_running or options.lock_wait is not None):
         raise UsageError("--if-running and --lock-wait concern a lock", "name it: --lock NAME")
+    if options.lock_wait is not None and options.if_running == "skip":
+        raise UsageError("--lock-wait does not go with --if-running skip", "leave one of them out")
+    if options.notify_on and not options.notify:
+        raise UsageError("--notify-on concerns --notify", "say whom to tell: --notify URL")
     if options.force and options.once_per is None:
         raise UsageError("--force concerns --once-per", "leave it out")
     for text in options.notify:
@@ -105,7 +109,8 @@ def run_options_of(options: argparse.Namespace) -> RunOptions:
         keeps_going=options.keep_going,
         retries=_retries(options),
         lock=checked_name(options.lock) if options.lock else None,
-        if_running=options.if_running or default.if_running,
+        if_running=options.if_running
+        or (default.if_running if options.lock_wait is None else "wait"),
         lock_seconds=options.lock_wait,
         once_per=options.once_per,
         is_forced=options.force,

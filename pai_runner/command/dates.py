@@ -91,6 +91,11 @@ def assignments_in(text: str) -> dict[str, str]:
         for word in _WORD.finditer(text, line.start("words"), end):
             try:
                 name, value = assignment(word[0])
+                if value[-1] in ";,":
+                    raise UsageError(
+                        f"the value of `{name}` ends with `{value[-1]}`, which would be part of it",
+                        "leave it out: blanks are between assignments, and nothing ends the line",
+                    )
             except UsageError as error:
                 raise error_at(text, word.start(), error.message, error.hint) from error
             if name in found:

@@ -150,11 +150,16 @@ def _judged_run(
     if old is None:
         return None
     kept = _not_over(run.state, run.message, run.keeper, rule)
-    for job in (job for step in run.steps for job in step.jobs[-1:]):
-        # Jobs outlive the keeper of a lost run, and may succeed yet.
-        state = read(JobDirectory(home, job)).state
+    # Jobs outlive the keeper of a lost run, and may succeed yet.
+    last = {
+        job: read(JobDirectory(home, job)).state for step in run.steps for job in step.jobs[-1:]
+    }
+    for job, state in last.items():
         if not (kept or state.final or state is State.UNKNOWN):
             kept = f"its job {job} is {state.value}"
+    is_done = len(last) == len(run.steps) and set(last.values()) == {State.SUCCEEDED}
+    if not kept and is_done and run.state is State.LOST:
+        kept = "all its commands have succeeded, and nothing else tells it"
     return Finding("run", directory.id, run.name, run.state.value, *old, kept)
 
 

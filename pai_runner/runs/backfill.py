@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from datetime import date, time, timedelta
 from typing import NoReturn
 
+from pai_runner.api import current_folder
 from pai_runner.entry import pai_command
 from pai_runner.errors import ExitCode, SetupError, UsageError
 from pai_runner.jobs.directory import home
 from pai_runner.jobs.runs import list_runs
 from pai_runner.jobs.state import State
 from pai_runner.runs.once import has_succeeded
+from pai_runner.runs.starting import recorded_folder
 from pai_runner.runs.stopping import Stopped, handled
 
 Say = Callable[[str], None]
@@ -74,6 +76,13 @@ class Backfill:
             for day, text in ((day, f"{day:%Y%m%d}") for day in self.dates())
         }
 
+    def other_folders(self) -> list[str]:
+        """Return in which folders, beside this one, runs of the name have succeeded for a date."""
+        dates = {f"{day:%Y%m%d}" for day in self.dates()}
+        runs = list_runs(name=self.name, states={State.SUCCEEDED})
+        folders = {recorded_folder(run.id) for run in runs if run.bizdate in dates}
+        return sorted(folders - {"", str(current_folder())})
+
 
 def day_of(text: str) -> date:
     """Return the date of 2026-10-01 or 20261001. Raises UsageError."""
@@ -96,6 +105,11 @@ def run(backfill: Backfill, parallel: int, say: Say) -> dict[date, str]:
     todo = [day for day, result in results.items() if result != DONE]
     if len(todo) < len(results):
         say(f"{len(results) - len(todo)} of {len(results)} dates have succeeded before")
+        for folder in backfill.other_folders():
+            say(
+                f"runs of `{backfill.name}` were started in {folder}: if that is another project, "
+                "give this one a --name of its own"
+            )
     os.makedirs(os.path.dirname(backfill.log(backfill.first)), mode=0o700, exist_ok=True)
     children = _Children()
     with handled((signal.SIGTERM, signal.SIGHUP), _stop), ThreadPoolExecutor(parallel) as pool:

@@ -67,8 +67,15 @@ class Keeper:
         self._save(keeper=Identity.of(os.getpid()), created=now_text())
         self._is_on_record = True
         on_record()
+        with self._gate.entered():
+            if self._keep():
+                self._tell_end()
+        return self._run
+
+    def _keep(self) -> bool:
+        """Do all of it; tell whether there is an end to tell of."""
         try:
-            with self._gate.entered(), ExitStack() as stack:
+            with ExitStack() as stack:
                 if self._enter(stack):
                     self._tell("start")
                     self._keep_steps()
@@ -79,7 +86,7 @@ class Keeper:
         except BusyError as error:
             self._end(State.CANCELLED, error.exit_code, f"skipped: {error}")
             self._say_error("skipped", error)
-            return self._run
+            return False
         except PaiError as error:
             self._end(State.FAILED, error.exit_code, redact(str(error)))
             self._say_error("error", error)
@@ -88,9 +95,7 @@ class Keeper:
             self._end(State.FAILED, ExitCode.SETUP, text)
             self._tell_end()
             raise
-        if not self._is_idle:
-            self._tell_end()
-        return self._run
+        return not self._is_idle
 
     # ====== Before the first job ======
 
@@ -98,7 +103,7 @@ class Keeper:
         """Take what the run must have to itself; tell whether there is anything to do."""
         asked = self._run_options
         if self._date:
-            self._once = Once(self._run.name, self._date, self._run.id)
+            self._once = Once(self._run.name, self._date, self._run.id, self._say)
             stack.callback(self._once.close)
             if not asked.is_forced and self._has_succeeded(self._once):
                 return False
@@ -116,9 +121,13 @@ class Keeper:
         self._done = {**once.done_before(self._run.steps), **self._done}
         is_done = bool(once.success) or len(self._done) == len(self._run.steps)
         if is_done:
+            who = f"run {once.success} of `{self._run.name}` has"
             if not once.success:
+                who = f"all commands of `{self._run.name}` have"
                 once.succeed()
-            text = f"run {once.success} of `{self._run.name}` has succeeded for {self._date}"
+                for place, step in self._done.items():
+                    self._save_step(place, step)
+            text = f"{who} succeeded for {self._date}"
             self._say(f"{text}; --force runs it again")
             self._is_idle = True
             self._end(State.SUCCEEDED, ExitCode.OK, f"nothing was run: {text}")
@@ -179,6 +188,7 @@ class Keeper:
         )
         is_last = place == len(self._jobs) - 1
         if stopped_by and not (is_last and record.state is State.SUCCEEDED):
+            self._gate.lock()
             raise Stopped(stopped_by)
         return record
 
@@ -296,8 +306,8 @@ class _Gate:
             self._depth -= 1
             self._goes_to = None
         if self._waiting and not self._depth and not self._is_locked:
-            signum, self._waiting = self._waiting, 0
-            raise Stopped(signum)
+            self.lock()
+            raise Stopped(self._waiting)
 
     def pass_to(self, receive: Callable[[int], object]) -> None:
         """Give signals to `receive` until the gate opens, those that wait first."""
@@ -316,4 +326,5 @@ class _Gate:
         elif self._depth or self._is_locked:
             self._waiting = self._waiting or signum
         else:
+            self.lock()  # a second one must not come out of what the first has the run do
             raise Stopped(signum)

@@ -8,6 +8,7 @@ import os
 import shlex
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -122,19 +123,33 @@ def _is_url(text: str) -> bool:
 def _post(url: str, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, body, headers, method="POST")
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+    with urllib.request.build_opener(_NoRedirect).open(request, timeout=_TIMEOUT) as answer:
         answer.read()
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirection for the error that it is: the message would be lost in a plain GET."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
 def _start(command: str, body: bytes) -> None:
-    subprocess.run(
-        shlex.split(command),
-        input=body,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        timeout=_TIMEOUT,
-        check=True,
-    )
+    # Not a pipe: what the command leaves in the background would hold it open.
+    with tempfile.TemporaryFile() as errors:
+        try:
+            subprocess.run(
+                shlex.split(command),
+                input=body,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                timeout=_TIMEOUT,
+                check=True,
+            )
+        except subprocess.CalledProcessError as error:
+            errors.seek(0)
+            error.stderr = errors.read()
+            raise
 
 
 def _why(error: Exception) -> str:

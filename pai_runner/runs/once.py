@@ -20,7 +20,7 @@ from pai_runner.jobs.files import write_atomic
 from pai_runner.jobs.record import read
 from pai_runner.jobs.runs import Run, RunDirectory, Step, read_run
 from pai_runner.jobs.state import State
-from pai_runner.runs.locking import TURN, Lock, is_living
+from pai_runner.runs.locking import TURN, Lock, Say, is_living
 
 # How long a script whose keeper was killed is waited for: its grace, and what it copies back.
 _LONGEST_REST = 1800.0
@@ -29,7 +29,7 @@ _LONGEST_REST = 1800.0
 class Once:
     """The runs of one name for one date, while this process has them to itself."""
 
-    def __init__(self, name: str, date: str, run_id: str) -> None:
+    def __init__(self, name: str, date: str, run_id: str, say: Say) -> None:
         """Raises BusyError while another run for the date is under way, SetupError."""
         self.key = f"{name}/{date}"
         folder = os.path.join(home(), "once", name)
@@ -45,15 +45,17 @@ class Once:
         try:
             self._lock.claim(run_id)
             self._known = _known(self._path)
-            self._wait_for_rest()
+            self._wait_for_rest(say)
         except BaseException:
             self._lock.close()
             raise
 
-    def _wait_for_rest(self) -> None:
+    def _wait_for_rest(self, say: Say) -> None:
         """Wait until nothing lives of earlier runs for the date: it may still succeed."""
         deadline = time.monotonic() + _LONGEST_REST
         for run_id in self._known["runs"]:
+            if is_living(run_id):
+                say(f"waiting for the script of run {run_id}, whose keeper was killed")
             while is_living(run_id):
                 if time.monotonic() > deadline:
                     raise BusyError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
@@ -13,7 +14,9 @@ EVENTS = ("start", "success", "failure", "recovery")
 PERIODS = ("bizdate", "cyctime")
 IF_RUNNING = ("skip", "wait", "replace")
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_NAME = re.compile(r"\w[\w.-]*")
+# A file's name has 255 bytes; it stands before an ending.
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class RunOptions:
 
 def checked_name(text: str) -> str:
     """Return a name that can be that of a file. Raises UsageError."""
-    if _NAME.fullmatch(text) is None:
+    if _NAME.fullmatch(text) is None or len(os.fsencode(text)) > _LONGEST_NAME:
         raise UsageError(
             f"`{text}` cannot be a name", "use letters, digits, `_`, `-` and `.`, not first"
         )
@@ -87,6 +90,8 @@ def waits(text: str) -> tuple[float, float]:
 
 def pattern(text: str) -> str:
     """Return an exit code or a regular expression, as it is written. Raises UsageError."""
+    if not text:
+        raise UsageError("an empty pattern fits everything", "give an exit code, or a pattern")
     try:
         re.compile(text)
     except re.error as error:

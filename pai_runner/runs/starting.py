@@ -11,12 +11,14 @@ from typing import Any
 
 from pai_runner import api
 from pai_runner.command import Job, Statement
-from pai_runner.errors import UsageError
+from pai_runner.errors import BusyError, UsageError
+from pai_runner.jobs.directory import home
 from pai_runner.jobs.files import unwritable, write_atomic
 from pai_runner.jobs.runs import Run, RunDirectory, create_run, read_run
 from pai_runner.jobs.state import State
 from pai_runner.run.options import Options
 from pai_runner.runs.keeper import Keeper
+from pai_runner.runs.locking import is_living
 from pai_runner.runs.notifying import recordable
 from pai_runner.runs.once import succeeded_steps
 from pai_runner.runs.options import Retries, RunOptions
@@ -27,7 +29,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a run. `cyctime` and `bizdate` are texts, as the record has them."""
+    """What is asked of a run. `cyctime` and `bizdate` are texts, as the record has them.
+
+    `forgotten` counts those who were to be told of a run on record, and were not recorded: a
+    webhook's URL is a secret.
+    """
 
     statements: tuple[Statement, ...]
     options: Options
@@ -35,6 +41,7 @@ class Request:
     cwd: Path
     cyctime: str = ""
     bizdate: str = ""
+    forgotten: int = 0
 
 
 def prepare(request: Request, say: Say, earlier: Run | None = None) -> tuple[RunDirectory, Keeper]:
@@ -77,17 +84,41 @@ def _date(request: Request) -> str:
 def recorded_request(directory: RunDirectory) -> tuple[Request, Run]:
     """Return what a run on record was asked, and its record.
 
-    Raises UsageError when it is still under way, or when not all of it was recorded.
+    Raises UsageError when it is still under way, or when not all of it was recorded, BusyError
+    while a script of it lives.
     """
     run = read_run(directory)
+    if run.state is State.UNKNOWN:
+        raise UsageError(f"run {run.id}: {run.message}", "give its commands again")
     if not run.state.final:
         raise UsageError(
             f"run {run.id} is {run.state.value}", "wait for its end, or end it with pai cancel"
         )
+    if is_living(run.id):
+        raise BusyError(
+            f"a script of run {run.id} still lives, as its keeper was killed",
+            f"wait for its end; `pai runs {run.id}` names its job, which pai cancel ends",
+        )
     try:
         data = json.loads(Path(directory.request).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"run {run.id} has no readable request: {error}") from error
+        return _request_of(run, data), run
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"run {run.id} has no readable request: {type(error).__name__}: {error}",
+            "give its commands again",
+        ) from error
+
+
+def recorded_folder(run_id: str) -> str:
+    """Return the folder that a run was started in; empty where that is not recorded."""
+    try:
+        return str(json.loads(Path(RunDirectory(home(), run_id).request).read_bytes())["cwd"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _request_of(run: Run, data: dict[str, Any]) -> Request:
+    """Return what `_write_request` wrote. Raises UsageError, and KeyError or TypeError."""
     if data["has_secrets"]:
         raise UsageError(
             f"the commands of run {run.id} held secrets, which are not recorded",
@@ -100,7 +131,8 @@ def recorded_request(directory: RunDirectory) -> tuple[Request, Run]:
         Path(data["cwd"]),
         data["cyctime"],
         data["bizdate"],
-    ), run
+        data.get("forgotten", 0),
+    )
 
 
 def _run_options(data: dict[str, Any]) -> RunOptions:
@@ -124,6 +156,7 @@ def _write_request(
         "cwd": str(request.cwd),
         "cyctime": request.cyctime,
         "bizdate": request.bizdate,
+        "forgotten": request.forgotten + len(asked.notify) - len(kept.notify),
     }
     try:
         write_atomic(directory.request, json.dumps(content, indent=1).encode())

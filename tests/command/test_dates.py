@@ -290,6 +290,8 @@ def test_assignments_of_a_file() -> None:
     ("text", "says"),
     [
         ("PAI;\n-- @param a=1 b", "line 2, column 15: `b` does not assign"),
+        ("-- @param a=$[yyyymmdd-1];", "line 1, column 11: the value of `a` ends with `;`"),
+        ("-- @param a=1, b=2", "line 1, column 11: the value of `a` ends with `,`"),
         ("-- @param a = 1", "line 1, column 11: `a` does not assign"),
         ("-- @param a=1\n-- @param b=2 a=1", "line 2, column 15: `a` is assigned a second time"),
     ],

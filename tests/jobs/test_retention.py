@@ -250,6 +250,15 @@ def test_failed_runs_can_be_kept_and_keep_their_successes(tmp_path: Path) -> Non
     assert {one.id for one in swept(tmp_path).removed} == {kept.id, lost.id, job.id}
 
 
+def test_a_lost_run_whose_commands_have_succeeded_stays(tmp_path: Path) -> None:
+    """Else its date would be run again."""
+    job = make_job(tmp_path, 60)
+    lost = make_run(tmp_path, 59, State.RUNNING, job, keeper=dead_process())
+    found = reasons(swept(tmp_path))
+    assert found[lost.id] == "all its commands have succeeded, and nothing else tells it"
+    assert found[job.id] == f"run {lost.id} may go on from it"
+
+
 def test_a_run_that_is_not_over_stays(tmp_path: Path) -> None:
     elsewhere = Identity(1, "1", "another boot", "another machine")
     running = make_job(tmp_path, 60, State.RUNNING, elsewhere)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -87,6 +89,29 @@ def test_a_night_that_succeeded_once_per_cyctime_is_done(pai: Pai, file: Path) -
     assert log(pai) == ["20261001", "20261002"]
 
 
+def test_dates_at_once_wait_for_a_lock_that_all_take(pai: Pai, file: Path) -> None:
+    words = ("--parallel", "2", "--", "--lock", "gpu")
+    assert pai("backfill", str(file), *october(1, 3), *words).returncode == 0
+    assert sorted(log(pai)) == ["20261001", "20261002", "20261003"]
+
+
+def test_a_name_that_another_project_has_used_is_told(pai: Pai, file: Path) -> None:
+    assert pai("backfill", str(file), *october(1, 2)).returncode == 0
+    here = pai("backfill", str(file), *october(1, 2))
+    assert "another project" not in here.stderr
+    there = pai.folder / "there"
+    there.mkdir()
+    shutil.copy(file, there)
+    ran = subprocess.run(
+        pai.command("backfill", file.name, *october(1, 2)),
+        cwd=there,
+        env=pai.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert f"runs of `nightly` were started in {pai.folder}: if that is another" in ran.stderr
+
+
 def test_a_calendar() -> None:
     first = date(2026, 10, 28)
     marks = [DONE, FAILED, BUSY, OPEN, DONE]
@@ -123,6 +148,7 @@ def test_dates() -> None:
         (("--from", "2026-10-02", "--to", "2026-10-01"), "is before"),
         (("--from", "soon", "--to", "2026-10-01"), "is not a date"),
         ((*october(1, 2), "--at", "25:00"), "no time of day"),
+        ((*october(1, 2), "--at", "02:30:45+05:00"), "no time of day"),
         ((*october(1, 2), "--parallel", "0"), "from 1 on"),
         ((*october(1, 2), "--", "--detach"), "--detach stands for itself"),
         ((*october(1, 2), "--", "-fother.pai"), "-f stands for itself"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -34,7 +35,10 @@ def webhook(*answers: int) -> Iterator[tuple[str, list[Any]]]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             received.append((self.path, self.headers["Content-Type"], json.loads(body)))
-            self.send_response(left.pop(0))
+            code = left.pop(0)
+            self.send_response(code)
+            if code == 302:
+                self.send_header("Location", "/elsewhere")
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
@@ -66,6 +70,35 @@ def test_a_webhook_is_told_again_after_a_failure() -> None:
     assert (path, kind) == ("/hook", "application/json")
     assert (body["event"], body["host"]) == ("success", socket.gethostname())
     assert body["run"] == run(1).to_json()
+
+
+def test_a_redirection_is_a_failure() -> None:
+    """Else the message would be lost in a plain GET."""
+    said: list[str] = []
+    with webhook(302, 302) as (url, received):
+        notifying.notify([notifying.target(url)], "success", run(1), said.append)
+    assert len(received) == 2
+    assert said == ["--notify: nobody was told of the success: HTTP Error 302: Found"]
+
+
+def test_a_command_may_leave_something_in_the_background(tmp_path: Path) -> None:
+    told, gate = tmp_path / "told", tmp_path / "gate"
+    os.mkfifo(gate)
+    said: list[str] = []
+    command = f"sh -c 'cat >>{told}; read line <{gate} &'"
+    notifying.notify([notifying.target(command)], "success", run(1), said.append)
+    gate.write_text("end\n")
+    assert said == []
+    assert json.loads(told.read_text())["event"] == "success"
+
+
+def test_a_command_that_fails_is_quoted() -> None:
+    said: list[str] = []
+    command = "sh -c 'cat >/dev/null; echo first >&2; echo no such room >&2; exit 3'"
+    notifying.notify([notifying.target(command)], "success", run(1), said.append)
+    assert said == [
+        "--notify: nobody was told of the success: the command ended with code 3: no such room"
+    ]
 
 
 def test_what_answers_nonsense_fails_nothing() -> None:

@@ -225,7 +225,70 @@ def test_a_script_that_outlives_its_keeper_is_waited_for(
     assert len(log(pai)) == 2
 
 
+def test_a_run_whose_script_still_lives_is_not_done_again(pai: Pai, file: Path) -> None:
+    (pai.folder / "step.py").write_text(SLOW_TO_END)
+    (pai.folder / "hold").touch()
+    file.write_text("PAI -name tensorflow -Dscript=step.py;")
+    first = pai.start("-f", str(file), "--name", "n")
+    wait_until(lambda: len(log(pai)) == 1)
+    first.kill()
+    first.wait()
+    wait_until(lambda: (pai.folder / "ending").exists(), 30)
+    (run,) = runs(pai)
+    again = pai("rerun", run["id"], "--failed")
+    assert again.returncode == 75
+    assert "still lives" in again.stderr
+    (pai.folder / "hold").unlink()
+    wait_until(lambda: pai("rerun", run["id"], "--failed").returncode == 0, 60)
+    assert len(log(pai)) == 2
+
+
+@pytest.mark.parametrize(("content", "said"), [("{half", "damaged"), (None, "no record")])
+def test_a_damaged_run_is_told(content: str | None, said: str, pai: Pai, file: Path) -> None:
+    assert pai("-f", str(file), "--name", "n").returncode == 0
+    (run,) = runs(pai)
+    record = Path(pai.home, "runs", run["id"], "run.json")
+    record.unlink()
+    if content is not None:
+        record.write_text(content)
+    for verb, code in (("cancel", 125), ("rerun", 2)):
+        ran = pai(verb, run["id"])
+        assert ran.returncode == code, ran.stderr
+        assert said in ran.stderr
+
+
+def test_a_damaged_request_is_told(pai: Pai, file: Path) -> None:
+    assert pai("-f", str(file), "--name", "n").returncode == 0
+    (run,) = runs(pai)
+    Path(pai.home, "runs", run["id"], "request.json").write_text("{}")
+    ran = pai("rerun", run["id"])
+    assert ran.returncode == 2
+    assert "has no readable request" in ran.stderr
+
+
+def test_names_may_be_chinese(pai: Pai, file: Path) -> None:
+    words = ("-f", str(file), "--name", "夜间.训练", "--once-per", "bizdate", "--lock", "锁")
+    assert pai(*words).returncode == 0
+    again = pai(*words)
+    assert again.returncode == 0
+    assert "has succeeded" in again.stderr
+    assert log(pai) == [*"abc"]
+
+
 # ====== Signals ======
+
+
+def test_a_signal_while_the_end_is_told_is_late(pai: Pai, file: Path) -> None:
+    told = pai.folder / "told"
+    os.mkfifo(told)
+    words = ("--notify", f"sh -c 'cat >{told}'", "--notify-on", "success", "--json")
+    process = pai.start("-f", str(file), *words)
+    with told.open() as stream:  # opens when the command does
+        process.send_signal(signal.SIGTERM)
+        assert json.loads(stream.read())["event"] == "success"
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1])["state"] == "SUCCEEDED"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -450,6 +513,11 @@ def test_nobody_to_tell_fails_no_run(pai: Pai, file: Path) -> None:
         (("--notify", "env:NOBODY"), "NOBODY is not set"),
         (("--name", "../x"), "cannot be a name"),
         (("--max-running", "0"), "from 1 on"),
+        (("--lock", "n", "--if-running", "skip", "--lock-wait", "1h"), "leave one of them out"),
+        (("--notify-on", "start"), "whom to tell"),
+        (("--retries", "1", "--fatal", ""), "fits everything"),
+        (("--name", "n", "--once-per", "cyctime"), "--cyctime 2026"),
+        (("--name", "夜" * 70), "cannot be a name"),
     ],
 )
 def test_wrong_options_end_with_2(words: tuple[str, ...], says: str, pai: Pai, file: Path) -> None:
