@@ -121,6 +121,7 @@ class Server:
                 child = _start_run(schedule)
             except OSError as error:
                 self._say(f"{name}: cannot start {error.filename}: {error.strerror}")
+                self._plan_again(schedule, started, ExitCode.SETUP)
                 return
             self._children[name] = child
         code = child.wait()

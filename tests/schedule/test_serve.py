@@ -104,6 +104,18 @@ def test_a_failed_tick_is_tried_again(world: World, serve: Callable[..., Serving
     assert catalog.read_history("nightly").results[-1].tries == len(world.calls()) >= 4
 
 
+def test_what_cannot_be_started_is_tried_again(
+    world: World, serve: Callable[..., Serving]
+) -> None:
+    world.install(*YEARLY, age=LONG)
+    away = world.program.rename(world.folder / "away")
+    serving = serve("--retry", "0.2s")
+    serving.says(f"nightly: cannot start {world.program}: No such file", 2)
+    away.rename(world.program)
+    serving.says("nightly: ended with 0")
+    assert len(world.calls()) == 1
+
+
 def test_a_wrong_command_is_not_tried_again(world: World, serve: Callable[..., Serving]) -> None:
     world.install(*YEARLY, age=LONG)
     world.behave("exit 2")
