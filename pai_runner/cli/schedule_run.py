@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from pai_runner.cli.output import say
 from pai_runner.errors import UsageError
-from pai_runner.schedule import catalog
+from pai_runner.schedule import catalog, due
 from pai_runner.schedule.catalog import Schedule
-from pai_runner.schedule.due import Start, run_due, run_tick, this_minute
+from pai_runner.schedule.due import Start
 from pai_runner.schedule.foreground import Foreground, environment_with
 from pai_runner.schedule.logs import begin_anew
 
@@ -34,14 +34,17 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     return _run_one(
         options.name,
-        lambda schedule, start, is_ended: run_due(
+        lambda schedule, start, is_ended: due.run_due(
             schedule, _now, start, say, options.catch_up, is_ended
         ),
     )
 
 
 def run_now(arguments: Sequence[str]) -> int:
-    """Run the file for the tick of this minute. Returns its exit code."""
+    """Run the file for the tick of this minute, and what comes due meanwhile.
+
+    Returns 0, or the exit code of the first that failed.
+    """
     parser = argparse.ArgumentParser(
         "pai schedule run-now",
         description="Runs the file as if a tick came this minute, whatever the schedule says.",
@@ -50,7 +53,7 @@ def run_now(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     return _run_one(
         options.name,
-        lambda schedule, start, _: run_tick(schedule, this_minute(schedule, _now()), start, say),
+        lambda schedule, start, is_ended: due.run_now(schedule, _now, start, say, is_ended),
     )
 
 

@@ -92,8 +92,8 @@ class Server:
             except SQLAlchemyError as error:
                 raise SetupError(
                     f"{_store_path()} cannot be used: {error.__cause__ or error}",
-                    "see to free space, and to who else holds it; or remove it: it is made anew, and "
-                    "what is due is found",
+                    "see to free space, and to who else holds it; or remove it: it is made anew, "
+                    "and what is due is found",
                 ) from error
             finally:
                 self._shut_down()

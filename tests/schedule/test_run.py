@@ -20,9 +20,10 @@ import pytest
 from schedule_world import World
 from support import wait_until
 
+from pai_runner.cli import schedule_run
 from pai_runner.schedule import catalog
 from pai_runner.schedule.catalog import History, Result, Schedule
-from pai_runner.schedule.due import due_ticks, run_due
+from pai_runner.schedule.due import due_ticks, run_due, run_now
 from pai_runner.schedule.ticks import instant_text, latest_ticks, next_ticks
 from pai_runner.schedule.zones import zone
 
@@ -108,6 +109,35 @@ def test_run_now_runs_this_minute(world: World) -> None:
     assert timedelta(0) <= datetime.fromisoformat(cyctime) - before <= timedelta(minutes=1)
     # It is no tick of the schedule's own.
     assert "nothing has been due" in world.verb("run", "nightly")[2]
+
+
+@pytest.mark.parametrize(("first", "second", "code"), [(0, 0, 0), (0, 4, 4), (3, 4, 3), (3, 0, 3)])
+def test_a_tick_that_comes_while_run_now_runs_is_run_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, first: int, second: int, code: int
+) -> None:
+    """And none that was due before it."""
+    world.install("--cron", "0 2 * * *", "--timezone", "UTC", "--serve", "--catch-up", "5")
+    world.change(created="2026-01-01T00:00:00+00:00")
+    begun = datetime.fromisoformat("2026-03-10T01:59:30+00:00")
+    times = {0: begun, 1: begun + timedelta(days=1), 2: begun + timedelta(days=1)}
+    monkeypatch.setattr(schedule_run, "_now", lambda: times[len(world.calls())])
+    world.behave(f'case "$*" in *01:59*) exit {first};; esac; exit {second}')
+    assert world.verb("run-now", "nightly")[0] == code
+    assert world.cyctimes() == ["2026-03-10T01:59+00:00", "2026-03-10T02:00+00:00"]
+
+
+def test_run_now_that_is_ended_begins_no_other_tick(world: World) -> None:
+    now = datetime.fromisoformat("2026-03-10T02:00:30+01:00")
+    ran = []
+
+    def start(command: Sequence[str]) -> int:
+        nonlocal now
+        now += timedelta(days=1)
+        ran.append(command)
+        return 143
+
+    assert run_now(NIGHTLY, lambda: now, start, ignore, lambda: True) == 143
+    assert len(ran) == 1
 
 
 def test_a_run_at_a_time(world: World) -> None:

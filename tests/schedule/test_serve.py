@@ -104,9 +104,7 @@ def test_a_failed_tick_is_tried_again(world: World, serve: Callable[..., Serving
     assert catalog.read_history("nightly").results[-1].tries == len(world.calls()) >= 4
 
 
-def test_what_cannot_be_started_is_tried_again(
-    world: World, serve: Callable[..., Serving]
-) -> None:
+def test_what_cannot_be_started_is_tried_again(world: World, serve: Callable[..., Serving]) -> None:
     world.install(*YEARLY, age=LONG)
     away = world.program.rename(world.folder / "away")
     serving = serve("--retry", "0.2s")
