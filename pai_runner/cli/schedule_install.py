@@ -18,7 +18,7 @@ from pai_runner.cli.schedule_run import catch_up_count
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.directory import home
 from pai_runner.runs.notifying import recordable, variable
-from pai_runner.schedule import backends, catalog
+from pai_runner.schedule import backends, catalog, locks
 from pai_runner.schedule.catalog import Schedule
 from pai_runner.schedule.due import ONCE_PER_TICK
 from pai_runner.schedule.ticks import canonical, instant_text, next_ticks
@@ -38,7 +38,7 @@ def install(arguments: Sequence[str]) -> int:
     options = _install_parser().parse_args(ours)
     schedule = _schedule(options, for_pai)
     zone_of = zone(schedule.timezone)
-    with catalog.changing():
+    with locks.changing():
         if schedule.name in catalog.names():
             raise UsageError(
                 f"there is a schedule {schedule.name} already",
@@ -74,7 +74,7 @@ def rm(arguments: Sequence[str]) -> int:
     name = options.name
     if catalog.check_name(name) not in catalog.names():
         catalog.read(name)  # says so
-    with catalog.changing(), catalog.running(name):
+    with locks.changing(), locks.running(name):
         try:
             backend: str | None = catalog.read(name).backend
         except SetupError as error:

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from pai_runner.cli.output import say
 from pai_runner.errors import UsageError
-from pai_runner.schedule import catalog, due
+from pai_runner.schedule import catalog, due, locks
 from pai_runner.schedule.catalog import Schedule
-from pai_runner.schedule.due import Start
+from pai_runner.schedule.due import Say, Start
 from pai_runner.schedule.foreground import Foreground, environment_with
 from pai_runner.schedule.logs import begin_anew
 
@@ -22,7 +22,8 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "pai schedule run",
         description="Runs the file for the latest tick, unless that has succeeded: what cron, "
-        "systemd and `pai schedule serve` start. Ends with 75 where it is running already.",
+        "systemd and `pai schedule serve` start. Ends with 75 where it is running already; where "
+        "only what a killed one had started is left, waits for its end.",
     )
     parser.add_argument("name", metavar="NAME")
     parser.add_argument(
@@ -37,6 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         lambda schedule, start, is_ended: due.run_due(
             schedule, _now, start, say, options.catch_up, is_ended
         ),
+        tell=say,
     )
 
 
@@ -66,10 +68,10 @@ def catch_up_count(text: str) -> int:
     return int(text)
 
 
-def _run_one(name: str, run_it: _Run) -> int:
-    """Run a schedule under its lock; signals go to what runs."""
+def _run_one(name: str, run_it: _Run, tell: Say | None = None) -> int:
+    """Run a schedule under its lock; signals go to what runs. `tell` is as for the lock."""
     catalog.read(name)  # before a lock is made for a name that is none
-    with catalog.running(name) as lock, Foreground() as foreground:
+    with locks.running(name, tell) as lock, Foreground() as foreground:
         schedule = catalog.read(name)
         try:
             begin_anew(name)

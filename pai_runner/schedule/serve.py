@@ -28,7 +28,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from pai_runner.errors import ExitCode, SetupError
-from pai_runner.schedule import catalog
+from pai_runner.schedule import catalog, locks
 from pai_runner.schedule.catalog import Schedule
 from pai_runner.schedule.due import Say, unfinished_tick
 from pai_runner.schedule.foreground import environment_with
@@ -78,7 +78,7 @@ class Server:
         Raises BusyError when another process serves, SetupError when the store cannot be used: a
         container is started anew, and what is due is found.
         """
-        with catalog.serving():
+        with locks.serving():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, self._end)

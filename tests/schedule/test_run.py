@@ -162,6 +162,51 @@ def test_a_run_at_a_time(world: World) -> None:
     assert catalog.read_history("nightly").results[-1].tries == 2
 
 
+def test_what_a_killed_run_has_left_is_waited_for_by_the_next(world: World) -> None:
+    world.install(*MONTHLY, age=YEAR)
+    gate = world.folder / "gate"
+    os.mkfifo(gate)
+    world.behave(f"read line <'{gate}'; exit 0")
+    first = world.start("run", "nightly")
+    wait_until(world.calls)
+    world.behave("exit 0")
+    assert "killed" not in world.verb("ls")[1]
+    first.kill()
+    first.wait(timeout=30)
+    assert "has not ended: who ran it was killed" in world.verb("ls")[1]
+    second = world.start("run", "nightly")
+    assert second.stderr is not None
+    assert "still runs; waits for its end" in second.stderr.readline()
+    # One waits: cron may start one each minute.
+    code, _, errors = world.verb("run", "nightly")
+    assert (code, len(world.calls())) == (75, 1), errors
+    gate.write_text("go\n")
+    second.communicate(timeout=30)
+    assert second.returncode == 0
+    assert world.cyctimes() == [tick_before(0)] * 2
+    assert f"{tick_before(0)} succeeded" in world.verb("ls")[1]
+
+
+def test_one_who_waits_may_be_ended(world: World) -> None:
+    world.install(*MONTHLY, age=YEAR)
+    gate = world.folder / "gate"
+    os.mkfifo(gate)
+    world.behave(f"read line <'{gate}'; exit 0")
+    first = world.start("run", "nightly")
+    wait_until(world.calls)
+    first.kill()
+    first.wait(timeout=30)
+    for _ in range(2):
+        waiting = world.start("run", "nightly")
+        assert waiting.stderr is not None
+        assert "waits for its end" in waiting.stderr.readline()
+        waiting.terminate()
+        waiting.communicate(timeout=30)
+        assert waiting.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    gate.write_text("go\n")
+    wait_until(lambda: world.verb("run-now", "nightly")[0] != 75)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_passed_on_and_waited_for(world: World, number: signal.Signals) -> None:
     world.install(*MONTHLY, "--catch-up", "3", age=YEAR)

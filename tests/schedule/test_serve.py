@@ -17,7 +17,7 @@ import pytest
 from schedule_world import World
 from support import wait_until
 
-from pai_runner.schedule import catalog
+from pai_runner.schedule import catalog, locks
 from pai_runner.schedule.ticks import latest_tick
 
 pytest.importorskip("apscheduler")
@@ -146,7 +146,7 @@ def test_one_that_another_runs_is_looked_at_again(
     world: World, serve: Callable[..., Serving]
 ) -> None:
     world.install(*YEARLY, age=LONG)
-    with catalog.running("nightly"):
+    with locks.running("nightly"):
         serving = serve("--retry", "never")
         serving.says("nightly: ended with 75")
         serving.says("nightly: is tried again at")
