@@ -18,7 +18,7 @@ from pai_runner.cli.schedule_run import catch_up_count
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.directory import home
 from pai_runner.runs.notifying import recordable, variable
-from pai_runner.schedule import backends, catalog, locks
+from pai_runner.schedule import backends, catalog, locks, systemd
 from pai_runner.schedule.catalog import Schedule
 from pai_runner.schedule.due import ONCE_PER_TICK
 from pai_runner.schedule.ticks import canonical, instant_text, next_ticks
@@ -76,11 +76,11 @@ def rm(arguments: Sequence[str]) -> int:
         catalog.read(name)  # says so
     with locks.changing(), locks.running(name):
         try:
-            backend: str | None = catalog.read(name).backend
+            schedule: Schedule | None = catalog.read(name)
         except SetupError as error:
             say(str(error))
-            backend = None
-        notes = backends.remove(name, backend)
+            schedule = None
+        notes = backends.remove(name, schedule)
     if options.json:
         print_json({"name": name, "removed": True, "notes": notes})
         return 0
@@ -151,6 +151,7 @@ def _schedule(options: argparse.Namespace, for_pai: list[str]) -> Schedule:
         options=tuple(for_pai),
         environment=_environment(options.env, notified),
         catch_up=options.catch_up,
+        units=systemd.units_folder(options.system) if options.systemd else None,
     )
 
 

@@ -38,7 +38,8 @@ class Schedule:
 
     `folder` is where it runs; `python` has this package; `options` are further words for `pai`;
     `environment` is what is set for `pai`; of the ticks that are due, the last `catch_up` are run
-    that have not succeeded. `created` is ISO text: what was due before is not run.
+    that have not succeeded. `created` is ISO text: what was due before is not run. `units` is the
+    folder of its systemd units; None where it has none, or is of an older `pai`.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Schedule:
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     catch_up: int = 1
+    units: str | None = None
 
     @property
     def since(self) -> datetime:
@@ -73,7 +75,8 @@ class Schedule:
         """
         if data["schema"] != SCHEMA:
             raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
-        values = {name: data[name] for name in cls.__dataclass_fields__}
+        values = {name: data[name] for name in cls.__dataclass_fields__ if name != "units"}
+        values["units"] = data.get("units")  # which older records do not have
         texts = ("name", "file", "folder", "cron", "timezone", "backend", "created", "python")
         if not all(isinstance(values[name], str) for name in texts):
             raise ValueError("a text is missing")
@@ -86,6 +89,8 @@ class Schedule:
         values["catch_up"] = int(values["catch_up"])
         if values["catch_up"] < 1:
             raise ValueError("`catch_up` is less than 1")
+        if not isinstance(values["units"], str | None):
+            raise ValueError("`units` is no text")
         schedule = cls(**values)
         if schedule.since.tzinfo is None:
             raise ValueError("`created` has no time zone")

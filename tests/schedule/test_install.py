@@ -346,6 +346,7 @@ def test_a_damaged_record_is_named_and_others_work(world: World, damage: str) ->
         {"created": "2026-11-20T00:00"},
         {"catch_up": 0},
         {"environment": {"A": 1}},
+        {"units": 1},
     ],
 )
 def test_a_wrong_value_on_record_is_damage(world: World, change: dict[str, object]) -> None:
