@@ -162,15 +162,23 @@ def test_a_run_at_a_time(world: World) -> None:
     assert catalog.read_history("nightly").results[-1].tries == 2
 
 
+def started_at(world: World, gate: Path) -> subprocess.Popen[str]:
+    """Start a run that goes on until something is written to `gate`; return it as it waits."""
+    os.mkfifo(gate)
+    world.behave(f"echo >&2 ready; read line <'{gate}'; exit 0")
+    process = world.start("run", "nightly")
+    assert process.stderr is not None
+    while process.stderr.readline() != "ready\n":
+        assert process.poll() is None
+    return process
+
+
 def test_what_a_killed_run_has_left_is_waited_for_by_the_next(world: World) -> None:
     world.install(*MONTHLY, age=YEAR)
     gate = world.folder / "gate"
-    os.mkfifo(gate)
-    world.behave(f"read line <'{gate}'; exit 0")
-    first = world.start("run", "nightly")
-    wait_until(world.calls)
+    first = started_at(world, gate)
     world.behave("exit 0")
-    assert "killed" not in world.verb("ls")[1]
+    assert "was killed" not in world.verb("ls")[1]
     first.kill()
     first.wait(timeout=30)
     assert "has not ended: who ran it was killed" in world.verb("ls")[1]
@@ -190,10 +198,7 @@ def test_what_a_killed_run_has_left_is_waited_for_by_the_next(world: World) -> N
 def test_one_who_waits_may_be_ended(world: World) -> None:
     world.install(*MONTHLY, age=YEAR)
     gate = world.folder / "gate"
-    os.mkfifo(gate)
-    world.behave(f"read line <'{gate}'; exit 0")
-    first = world.start("run", "nightly")
-    wait_until(world.calls)
+    first = started_at(world, gate)
     first.kill()
     first.wait(timeout=30)
     for _ in range(2):
@@ -203,6 +208,7 @@ def test_one_who_waits_may_be_ended(world: World) -> None:
         waiting.terminate()
         waiting.communicate(timeout=30)
         assert waiting.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    world.behave("exit 0")
     gate.write_text("go\n")
     wait_until(lambda: world.verb("run-now", "nightly")[0] != 75)
 
