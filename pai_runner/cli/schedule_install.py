@@ -139,7 +139,7 @@ def _schedule(options: argparse.Namespace, for_pai: list[str]) -> Schedule:
     notified = _notified(file, for_pai)
     if options.system and not options.systemd:
         raise UsageError("--system is for --systemd", "write: --systemd --system")
-    return Schedule(
+    schedule = Schedule(
         name=catalog.check_name(options.name or _name_of(file)),
         file=file,
         folder=os.getcwd(),
@@ -153,6 +153,8 @@ def _schedule(options: argparse.Namespace, for_pai: list[str]) -> Schedule:
         catch_up=options.catch_up,
         units=systemd.units_folder(options.system) if options.systemd else None,
     )
+    _check_utf8(schedule)
+    return schedule
 
 
 def _backend(options: argparse.Namespace) -> str:
@@ -165,6 +167,20 @@ def _name_of(file: str) -> str:
     """Return the file's name without its ending, as a schedule may be called."""
     stem = os.path.splitext(os.path.basename(file))[0]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-_") or "schedule"
+
+
+def _check_utf8(schedule: Schedule) -> None:
+    """Raise UsageError where a path cannot be on record, which is UTF-8."""
+    paths = schedule.file, schedule.folder, schedule.python, schedule.units or ""
+    for text in (*paths, *schedule.options, *schedule.environment.values()):
+        data = os.fsencode(text)
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            shown = data.decode(errors="backslashreplace")
+            raise UsageError(
+                f"{shown} is not UTF-8, and cannot be on record", "rename the folder or the file"
+            ) from None
 
 
 def _check_words(words: Sequence[str]) -> None:
