@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,15 +92,15 @@ class World:
         new.write_text(json.dumps(data))
         new.replace(path)
 
-    def line_command(self) -> str:
+    def line_command(self, unescaped: str = "%") -> str:
         """Return what cron gives to /bin/sh: all behind the fields, its % restored."""
         line = self.table.read_text().splitlines()[-1]
-        return line.split(" ", 5)[5].replace(r"\%", "%")
+        return as_cron_reads(line.split(" ", 5)[5], unescaped)
 
-    def run_line(self) -> subprocess.CompletedProcess[bytes]:
+    def run_line(self, unescaped: str = "%") -> subprocess.CompletedProcess[bytes]:
         """Run the line of the crontab as cron does, with nothing in its environment."""
         return subprocess.run(
-            ["env", "-i", "/bin/sh", "-c", self.line_command()],
+            ["env", "-i", "/bin/sh", "-c", self.line_command(unescaped)],
             cwd="/",
             capture_output=True,
             check=False,
@@ -115,6 +116,17 @@ class World:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+def as_cron_reads(text: str, unescaped: str) -> str:
+    """Return the command of a line: all before a plain %, as do_command.c of Vixie's cron has it.
+
+    `unescaped` are the characters before which a backslash is dropped: cronie's `%`, or `%` and
+    the backslash itself.
+    """
+    parts = re.findall(r"\\.|[^%\\]|\\$|%", text)
+    command = parts[: parts.index("%")] if "%" in parts else parts
+    return "".join(one[1:] if one[0] == "\\" and one[1:] in unescaped else one for one in command)
 
 
 def executable(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from pai_runner.cli.schedule_run import catch_up_count
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.directory import home
 from pai_runner.runs.notifying import recordable, variable
-from pai_runner.schedule import backends, catalog
+from pai_runner.schedule import backends, catalog, locks, systemd
 from pai_runner.schedule.catalog import Schedule
 from pai_runner.schedule.due import ONCE_PER_TICK
 from pai_runner.schedule.ticks import canonical, instant_text, next_ticks
@@ -38,7 +38,7 @@ def install(arguments: Sequence[str]) -> int:
     options = _install_parser().parse_args(ours)
     schedule = _schedule(options, for_pai)
     zone_of = zone(schedule.timezone)
-    with catalog.changing():
+    with locks.changing():
         if schedule.name in catalog.names():
             raise UsageError(
                 f"there is a schedule {schedule.name} already",
@@ -74,13 +74,13 @@ def rm(arguments: Sequence[str]) -> int:
     name = options.name
     if catalog.check_name(name) not in catalog.names():
         catalog.read(name)  # says so
-    with catalog.changing(), catalog.running(name):
+    with locks.changing(), locks.running(name):
         try:
-            backend: str | None = catalog.read(name).backend
+            schedule: Schedule | None = catalog.read(name)
         except SetupError as error:
             say(str(error))
-            backend = None
-        notes = backends.remove(name, backend)
+            schedule = None
+        notes = backends.remove(name, schedule)
     if options.json:
         print_json({"name": name, "removed": True, "notes": notes})
         return 0
@@ -139,7 +139,7 @@ def _schedule(options: argparse.Namespace, for_pai: list[str]) -> Schedule:
     notified = _notified(file, for_pai)
     if options.system and not options.systemd:
         raise UsageError("--system is for --systemd", "write: --systemd --system")
-    return Schedule(
+    schedule = Schedule(
         name=catalog.check_name(options.name or _name_of(file)),
         file=file,
         folder=os.getcwd(),
@@ -151,7 +151,10 @@ def _schedule(options: argparse.Namespace, for_pai: list[str]) -> Schedule:
         options=tuple(for_pai),
         environment=_environment(options.env, notified),
         catch_up=options.catch_up,
+        units=systemd.units_folder(options.system) if options.systemd else None,
     )
+    _check_utf8(schedule)
+    return schedule
 
 
 def _backend(options: argparse.Namespace) -> str:
@@ -164,6 +167,20 @@ def _name_of(file: str) -> str:
     """Return the file's name without its ending, as a schedule may be called."""
     stem = os.path.splitext(os.path.basename(file))[0]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-_") or "schedule"
+
+
+def _check_utf8(schedule: Schedule) -> None:
+    """Raise UsageError where a path cannot be on record, which is UTF-8."""
+    paths = schedule.file, schedule.folder, schedule.python, schedule.units or ""
+    for text in (*paths, *schedule.options, *schedule.environment.values()):
+        data = os.fsencode(text)
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            shown = data.decode(errors="backslashreplace")
+            raise UsageError(
+                f"{shown} is not UTF-8, and cannot be on record", "rename the folder or the file"
+            ) from None
 
 
 def _check_words(words: Sequence[str]) -> None:

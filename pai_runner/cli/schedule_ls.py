@@ -10,7 +10,7 @@ from typing import Any
 
 from pai_runner.cli.output import print_json, print_table, say_error
 from pai_runner.errors import UsageError
-from pai_runner.schedule import catalog
+from pai_runner.schedule import catalog, locks
 from pai_runner.schedule.catalog import Result, Schedule
 from pai_runner.schedule.due import outcome_text
 from pai_runner.schedule.ticks import instant_text, next_ticks
@@ -67,12 +67,15 @@ def _row(schedule: Schedule) -> tuple[str, ...]:
         schedule.file,
         schedule.backend,
         following[0] if following else "never",
-        _last_text(catalog.read_history(schedule.name).last),
+        _last_text(schedule.name, catalog.read_history(schedule.name).last),
     )
 
 
-def _last_text(last: Result | None) -> str:
-    return "-" if last is None else f"{last.cyctime} {outcome_text(last.code)}"
+def _last_text(name: str, last: Result | None) -> str:
+    if last is None:
+        return "-"
+    text = f"{last.cyctime} {outcome_text(last.code)}"
+    return f"{text}: who ran it was killed" if last.code is None and locks.is_left(name) else text
 
 
 def _json(schedule: Schedule) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from pai_runner.cli.output import say
 from pai_runner.errors import UsageError
-from pai_runner.schedule import catalog
+from pai_runner.schedule import catalog, due, locks
 from pai_runner.schedule.catalog import Schedule
-from pai_runner.schedule.due import Start, run_due, run_tick, this_minute
+from pai_runner.schedule.due import Say, Start
 from pai_runner.schedule.foreground import Foreground, environment_with
 from pai_runner.schedule.logs import begin_anew
 
@@ -22,7 +22,8 @@ def run(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         "pai schedule run",
         description="Runs the file for the latest tick, unless that has succeeded: what cron, "
-        "systemd and `pai schedule serve` start. Ends with 75 where it is running already.",
+        "systemd and `pai schedule serve` start. Ends with 75 where it is running already; where "
+        "only what a killed one had started is left, waits for its end.",
     )
     parser.add_argument("name", metavar="NAME")
     parser.add_argument(
@@ -34,14 +35,18 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     return _run_one(
         options.name,
-        lambda schedule, start, is_ended: run_due(
+        lambda schedule, start, is_ended: due.run_due(
             schedule, _now, start, say, options.catch_up, is_ended
         ),
+        tell=say,
     )
 
 
 def run_now(arguments: Sequence[str]) -> int:
-    """Run the file for the tick of this minute. Returns its exit code."""
+    """Run the file for the tick of this minute, and what comes due meanwhile.
+
+    Returns 0, or the exit code of the first that failed.
+    """
     parser = argparse.ArgumentParser(
         "pai schedule run-now",
         description="Runs the file as if a tick came this minute, whatever the schedule says.",
@@ -50,7 +55,7 @@ def run_now(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     return _run_one(
         options.name,
-        lambda schedule, start, _: run_tick(schedule, this_minute(schedule, _now()), start, say),
+        lambda schedule, start, is_ended: due.run_now(schedule, _now, start, say, is_ended),
     )
 
 
@@ -63,10 +68,10 @@ def catch_up_count(text: str) -> int:
     return int(text)
 
 
-def _run_one(name: str, run_it: _Run) -> int:
-    """Run a schedule under its lock; signals go to what runs."""
+def _run_one(name: str, run_it: _Run, tell: Say | None = None) -> int:
+    """Run a schedule under its lock; signals go to what runs. `tell` is as for the lock."""
     catalog.read(name)  # before a lock is made for a name that is none
-    with catalog.running(name) as lock, Foreground() as foreground:
+    with locks.running(name, tell) as lock, Foreground() as foreground:
         schedule = catalog.read(name)
         try:
             begin_anew(name)

@@ -38,18 +38,19 @@ def install(schedule: Schedule) -> list[str]:
         raise
 
 
-def remove(name: str, backend: str | None) -> list[str]:
+def remove(name: str, schedule: Schedule | None) -> list[str]:
     """Undo what `install` did. Returns what the user should know. Raises PaiError.
 
-    `backend` is None where the record is damaged and does not tell: then all are looked through.
+    `schedule` is None where the record is damaged and does not tell: then all backends are looked
+    through.
     """
     notes = []
-    if backend == "crontab":
-        notes += crontab.remove(name)
-    elif backend is None:
+    if schedule is None:
         notes += _remove_everywhere(name)
-    elif backend != "serve":
-        notes += systemd.remove(name, backend == "systemd-system")
+    elif schedule.backend == "crontab":
+        notes += crontab.remove(name)
+    elif schedule.backend != "serve":
+        notes += systemd.remove(name, schedule.backend == "systemd-system", schedule.units)
     catalog.remove(name)
     return notes
 
@@ -61,5 +62,5 @@ def _remove_everywhere(name: str) -> list[str]:
     except PaiError as error:
         notes.append(str(error))  # a machine without cron has no line in a crontab
     for is_system in (False, True):
-        notes += systemd.remove(name, is_system)
+        notes += systemd.remove(name, is_system, None)
     return notes

@@ -6,18 +6,16 @@ while it runs), NAME.log and NAME.log.1 (what cron's runs print).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from pai_runner.entry import pai_command
-from pai_runner.errors import BusyError, SetupError, UsageError, nearest
+from pai_runner.errors import SetupError, UsageError, nearest
 from pai_runner.jobs.directory import home
 from pai_runner.jobs.files import write_atomic
 from pai_runner.schedule.ticks import canonical
@@ -40,7 +38,8 @@ class Schedule:
 
     `folder` is where it runs; `python` has this package; `options` are further words for `pai`;
     `environment` is what is set for `pai`; of the ticks that are due, the last `catch_up` are run
-    that have not succeeded. `created` is ISO text: what was due before is not run.
+    that have not succeeded. `created` is ISO text: what was due before is not run. `units` is the
+    folder of its systemd units; None where it has none, or is of an older `pai`.
     """
 
     name: str
@@ -54,6 +53,7 @@ class Schedule:
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     catch_up: int = 1
+    units: str | None = None
 
     @property
     def since(self) -> datetime:
@@ -75,7 +75,8 @@ class Schedule:
         """
         if data["schema"] != SCHEMA:
             raise ValueError(f"its schema is {data['schema']}, not {SCHEMA}")
-        values = {name: data[name] for name in cls.__dataclass_fields__}
+        values = {name: data[name] for name in cls.__dataclass_fields__ if name != "units"}
+        values["units"] = data.get("units")  # which older records do not have
         texts = ("name", "file", "folder", "cron", "timezone", "backend", "created", "python")
         if not all(isinstance(values[name], str) for name in texts):
             raise ValueError("a text is missing")
@@ -88,6 +89,8 @@ class Schedule:
         values["catch_up"] = int(values["catch_up"])
         if values["catch_up"] < 1:
             raise ValueError("`catch_up` is less than 1")
+        if not isinstance(values["units"], str | None):
+            raise ValueError("`units` is no text")
         schedule = cls(**values)
         if schedule.since.tzinfo is None:
             raise ValueError("`created` has no time zone")
@@ -154,6 +157,11 @@ def folder() -> str:
 
 def log_path(name: str) -> str:
     return os.path.join(folder(), f"{name}.log")
+
+
+def lock_path(name: str) -> str:
+    """Return the path of the lock that is held while a schedule is run."""
+    return os.path.join(folder(), f"{name}.lock")
 
 
 def check_name(name: str) -> str:
@@ -235,7 +243,7 @@ def write(schedule: Schedule) -> None:
 
 def remove(name: str) -> None:
     """Take a schedule off the record; its log stays. Raises SetupError."""
-    for path in (_path(name), _history_path(name), _lock_path(name)):
+    for path in (_path(name), _history_path(name), lock_path(name)):
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -279,73 +287,7 @@ def ended(result: Result, code: int, at: str) -> Result:
     return replace(result, code=code, ended=at)
 
 
-# ====== Locks: released by the kernel when whoever holds them is gone ======
-
-
-@contextmanager
-def running(name: str) -> Iterator[int]:
-    """Hold a schedule's lock; yield its descriptor. Raises BusyError when another holds it.
-
-    A process that inherits the descriptor goes on holding it.
-    """
-    with _locked(_lock_path(name), is_patient=False) as descriptor:
-        if descriptor is None:
-            raise BusyError(
-                f"schedule {name} is being run",
-                "it runs once at a time; `pai schedule ls` shows it",
-            )
-        yield descriptor
-
-
-@contextmanager
-def changing() -> Iterator[None]:
-    """Hold the lock of those who install and remove schedules; wait for it."""
-    with _locked(os.path.join(folder(), ".lock"), is_patient=True):
-        yield
-
-
-@contextmanager
-def serving() -> Iterator[None]:
-    """Hold the lock of `pai schedule serve`. Raises BusyError when another process serves."""
-    with _locked(os.path.join(folder(), ".serve.lock"), is_patient=False) as descriptor:
-        if descriptor is None:
-            raise BusyError(f"the schedules in {folder()} are being served by another process")
-        yield
-
-
-@contextmanager
-def _locked(path: str, is_patient: bool) -> Iterator[int | None]:
-    """Hold the lock on `path`; yield its descriptor, or None where another holds it."""
-    descriptor = _open_lock(path, is_patient)
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _open_lock(path: str, is_patient: bool) -> int | None:
-    make_folder()
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise _unwritable(error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if is_patient else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        if _is_at(descriptor, path):
-            return descriptor
-        os.close(descriptor)  # `pai schedule rm` has removed it meanwhile
-
-
-def _is_at(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
+# ====== Files ======
 
 
 def make_folder() -> None:
@@ -353,11 +295,7 @@ def make_folder() -> None:
     try:
         os.makedirs(folder(), mode=_PRIVATE, exist_ok=True)
     except OSError as error:
-        raise _unwritable(error) from error
-
-
-def _lock_path(name: str) -> str:
-    return os.path.join(folder(), f"{name}.lock")
+        raise unwritable(error) from error
 
 
 def _write(path: str, text: str, durable: bool) -> None:
@@ -365,10 +303,11 @@ def _write(path: str, text: str, durable: bool) -> None:
     try:
         write_atomic(path, f"{text}\n".encode(), durable)
     except OSError as error:
-        raise _unwritable(error) from error
+        raise unwritable(error) from error
 
 
-def _unwritable(error: OSError) -> SetupError:
+def unwritable(error: OSError) -> SetupError:
+    """Return the error for a folder of schedules that cannot be written."""
     return SetupError(
         f"the schedules in {folder()} cannot be written: {error.strerror}",
         "set PAI_HOME to a folder that you may write, with free space",

@@ -29,6 +29,8 @@ _ITS_OWN_ZONE = re.compile(rb"^\s*CRON_TZ\s*=", re.MULTILINE)
 _ITS_SHELL = re.compile(rb"^[ \t]*SHELL[ \t]*=[ \t]*[\"']?([^\"'\r\n]*?)[\"' \t\r]*$", re.MULTILINE)
 _BOURNE = ("sh", "bash", "dash", "zsh", "ksh")
 
+_DOUBLE = re.compile(r"\\(?=[\\%])")
+
 _HOUR = timedelta(hours=1)
 _OTHERS = "add --systemd or --serve: these know time zones"
 
@@ -123,8 +125,12 @@ def _setting(name: str, value: str) -> str:
 
 
 def _escaped(command: str) -> str:
-    """Return a command as it stands in a crontab, where a plain % is a line break (crontab(5))."""
-    return command.replace("%", r"\%")
+    """Return a command as it stands in a crontab, where a plain % is a line break (crontab(5)).
+
+    A backslash would take away the meaning of one behind it, and some crons drop it then: an end
+    and a new beginning of the quotes, which are around it always, go in between.
+    """
+    return _DOUBLE.sub(r"\\''", command).replace("%", r"\%")
 
 
 def _machine_cron(schedule: Schedule) -> str:

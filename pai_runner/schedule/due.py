@@ -8,6 +8,7 @@ nothing, and one that was missed is made up for by the next.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from itertools import islice, takewhile
 
@@ -94,6 +95,28 @@ def run_due(
     if not tried:
         say(f"{schedule.name}: {_nothing_due(due)}")
     return first_failure
+
+
+def run_now(
+    schedule: Schedule,
+    clock: Callable[[], datetime],
+    start: Start,
+    say: Say,
+    is_ended: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run a schedule's file for the tick of this minute, then what came due while that ran.
+
+    The caller holds the schedule's lock. What was due before is not run. Returns 0, or the exit
+    code of the first that failed.
+    """
+    begun = clock()
+    code = run_tick(schedule, this_minute(schedule, begun), start, say)
+    # Whoever was started for these found the lock held.
+    meanwhile = replace(schedule, created=begun.isoformat())
+    if is_ended() or not due_ticks(meanwhile, clock(), 1):
+        return code
+    rest = run_due(meanwhile, clock, start, say, is_ended=is_ended)
+    return code or rest
 
 
 def run_tick(schedule: Schedule, tick: datetime, start: Start, say: Say) -> int:

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from types import FrameType
@@ -28,7 +28,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from pai_runner.errors import ExitCode, SetupError
-from pai_runner.schedule import catalog
+from pai_runner.schedule import catalog, locks
 from pai_runner.schedule.catalog import Schedule
 from pai_runner.schedule.due import Say, unfinished_tick
 from pai_runner.schedule.foreground import environment_with
@@ -69,14 +69,16 @@ class Server:
         self._stop = threading.Event()
         self._known: dict[str, Schedule] = {}
         self._damaged: set[str] = set()
-        self._scheduler = _scheduler()
+        self._problem: Exception | None = None
+        self._scheduler = _scheduler(self._fail)
 
     def serve(self) -> int:
         """Serve until SIGTERM, SIGINT or SIGHUP, and end what runs. Returns the exit code.
 
-        Raises BusyError when another process serves, SetupError when the store cannot be used.
+        Raises BusyError when another process serves, SetupError when the store cannot be used: a
+        container is started anew, and what is due is found.
         """
-        with catalog.serving():
+        with locks.serving():
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     signal.signal(number, self._end)
@@ -84,11 +86,14 @@ class Server:
             try:
                 self._start()
                 while not self._stop.wait(_RELOAD_SECONDS):
+                    if self._problem is not None:
+                        raise self._problem
                     self._reload()
             except SQLAlchemyError as error:
                 raise SetupError(
                     f"{_store_path()} cannot be used: {error.__cause__ or error}",
-                    "with free space remove it: it is made anew, and what is due is found",
+                    "see to free space, and to who else holds it; or remove it: it is made anew, "
+                    "and what is due is found",
                 ) from error
             finally:
                 self._shut_down()
@@ -96,6 +101,12 @@ class Server:
 
     def run_schedule(self, name: str) -> None:
         """Run what is due of a schedule, unless it is running; then see to what is left."""
+        try:
+            self._run_schedule(name)
+        except Exception as error:
+            self._fail(error)
+
+    def _run_schedule(self, name: str) -> None:
         schedule = self._known.get(name)
         if schedule is None:
             return
@@ -110,15 +121,20 @@ class Server:
                 child = _start_run(schedule)
             except OSError as error:
                 self._say(f"{name}: cannot start {error.filename}: {error.strerror}")
+                self._plan_again(schedule, started, ExitCode.SETUP)
                 return
             self._children[name] = child
         code = child.wait()
+        # What is planned has the guard: the end waits for it, and nothing is planned after that.
         with self._guard:
             del self._children[name]
-        if self._stop.is_set():
-            return
-        self._say(f"{name}: ended with {code if code >= 0 else 128 - code}")
-        self._plan_again(schedule, started, code)
+            if not self._stop.is_set():
+                self._say(f"{name}: ended with {code if code >= 0 else 128 - code}")
+                self._plan_again(schedule, started, code)
+
+    def _fail(self, error: Exception) -> None:
+        """Have the main thread raise the error of another, which would be lost with that."""
+        self._problem = self._problem or error
 
     # ====== The store ======
 
@@ -222,11 +238,26 @@ class Server:
         self._say("no longer serving")
 
 
-def _scheduler() -> BackgroundScheduler:
+class _Scheduler(BackgroundScheduler):  # type: ignore[misc]
+    """Tells of the error that ends its thread: nothing would be started any more, unnoticed."""
+
+    def __init__(self, fail: Callable[[Exception], None], **settings: Any) -> None:
+        self._fail = fail
+        super().__init__(**settings)
+
+    def _main_loop(self) -> None:
+        try:
+            super()._main_loop()
+        except Exception as error:
+            self._fail(error)
+
+
+def _scheduler(fail: Callable[[Exception], None]) -> BackgroundScheduler:
     # What it has to say of its jobs we say ourselves.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     catalog.make_folder()
-    return BackgroundScheduler(
+    return _Scheduler(
+        fail,
         jobstores={"default": SQLAlchemyJobStore(URL.create("sqlite", database=_store_path()))},
         executors={"default": ThreadPoolExecutor(_THREADS)},
         # However late, and once for all that was missed.

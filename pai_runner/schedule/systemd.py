@@ -47,7 +47,7 @@ def install(schedule: Schedule) -> list[str]:
             _write(path, text)
         notes = _control(is_system, ["daemon-reload"], ["enable", "--now", _timer(schedule.name)])
     except BaseException:  # Ctrl-C as well
-        remove(schedule.name, is_system)
+        remove(schedule.name, is_system, schedule.units)
         raise
     if not is_system:
         notes.append("`loginctl enable-linger` lets your timers run while you are not logged in")
@@ -55,9 +55,12 @@ def install(schedule: Schedule) -> list[str]:
     return [*notes, f"what its runs print: journalctl {of}-u {_service(schedule.name)}"]
 
 
-def remove(name: str, is_system: bool) -> list[str]:
-    """Stop the timer and remove the units. Returns what the user should know. Raises SetupError."""
-    paths = _paths(name, is_system)
+def remove(name: str, is_system: bool, folder: str | None) -> list[str]:
+    """Stop the timer and remove the units. Returns what the user should know. Raises SetupError.
+
+    `folder` is where they were installed; None where that is not on record.
+    """
+    paths = _paths(name, folder or units_folder(is_system))
     ours = [path for path in paths if _is_ours(path, name)]
     if not ours:
         return [f"there is no unit of {name} any more"]
@@ -69,7 +72,7 @@ def remove(name: str, is_system: bool) -> list[str]:
 def units(schedule: Schedule) -> dict[str, str]:
     """Return the texts of the units by their paths. Raises UsageError."""
     is_system = schedule.backend == "systemd-system"
-    service, timer = _paths(schedule.name, is_system)
+    service, timer = _paths(schedule.name, schedule.units or units_folder(is_system))
     return {service: _service_text(schedule, is_system), timer: _timer_text(schedule)}
 
 
@@ -158,10 +161,16 @@ def _timer(name: str) -> str:
     return f"pai-{name}.timer"
 
 
-def _paths(name: str, is_system: bool) -> tuple[str, str]:
-    """Return the paths of the service and of the timer (systemd.unit(5))."""
+def units_folder(is_system: bool) -> str:
+    """Return the folder where units are written now (systemd.unit(5))."""
+    if is_system:
+        return "/etc/systemd/system"
     settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    folder = "/etc/systemd/system" if is_system else os.path.join(settings, "systemd/user")
+    return os.path.join(os.path.abspath(settings), "systemd/user")
+
+
+def _paths(name: str, folder: str) -> tuple[str, str]:
+    """Return the paths of the service and of the timer."""
     return os.path.join(folder, _service(name)), os.path.join(folder, _timer(name))
 
 

@@ -90,6 +90,36 @@ def test_the_line_runs_without_an_environment(world: World) -> None:
     assert f"pai: nightly: {tick} succeeded" in log
 
 
+@pytest.mark.parametrize("unescaped", ["%", "%\\"])
+def test_backslashes_in_a_path_reach_the_shell(
+    world: World, monkeypatch: pytest.MonkeyPatch, unescaped: str
+) -> None:
+    home = world.folder / "a\\%b\\\\%c\\\\\\d%' %\\"
+    monkeypatch.setenv("PAI_HOME", str(home))
+    world.install(*NIGHTLY, age=timedelta(days=2))
+    done = world.run_line(unescaped)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert len(world.calls()) == 1
+    assert "succeeded" in (home / "schedules/nightly.log").read_text()
+    assert world.verb("rm", "nightly")[0] == 0
+    assert not world.table.exists()
+
+
+def test_a_folder_whose_name_is_not_utf8_is_named(world: World) -> None:
+    folder = os.fsencode(world.folder) + b"/a\xff"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    os.chdir(folder)
+    for way in ("--crontab", "--systemd", "--serve"):
+        code, _, errors = world.verb("install", str(world.file), *NIGHTLY, "--yes", way)
+        assert code == 2
+        assert f"{world.folder}/a\\xff is not UTF-8" in errors
+    assert catalog.names() == []
+    assert not world.table.exists()
+
+
 def test_the_log_of_the_line_does_not_grow_for_ever(world: World) -> None:
     world.install(*NIGHTLY, age=timedelta(days=2))
     world.behave("echo out; echo errors >&2")
@@ -346,6 +376,7 @@ def test_a_damaged_record_is_named_and_others_work(world: World, damage: str) ->
         {"created": "2026-11-20T00:00"},
         {"catch_up": 0},
         {"environment": {"A": 1}},
+        {"units": 1},
     ],
 )
 def test_a_wrong_value_on_record_is_damage(world: World, change: dict[str, object]) -> None:

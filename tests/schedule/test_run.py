@@ -20,9 +20,10 @@ import pytest
 from schedule_world import World
 from support import wait_until
 
+from pai_runner.cli import schedule_run
 from pai_runner.schedule import catalog
 from pai_runner.schedule.catalog import History, Result, Schedule
-from pai_runner.schedule.due import due_ticks, run_due
+from pai_runner.schedule.due import due_ticks, run_due, run_now
 from pai_runner.schedule.ticks import instant_text, latest_ticks, next_ticks
 from pai_runner.schedule.zones import zone
 
@@ -110,6 +111,35 @@ def test_run_now_runs_this_minute(world: World) -> None:
     assert "nothing has been due" in world.verb("run", "nightly")[2]
 
 
+@pytest.mark.parametrize(("first", "second", "code"), [(0, 0, 0), (0, 4, 4), (3, 4, 3), (3, 0, 3)])
+def test_a_tick_that_comes_while_run_now_runs_is_run_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, first: int, second: int, code: int
+) -> None:
+    """And none that was due before it."""
+    world.install("--cron", "0 2 * * *", "--timezone", "UTC", "--serve", "--catch-up", "5")
+    world.change(created="2026-01-01T00:00:00+00:00")
+    begun = datetime.fromisoformat("2026-03-10T01:59:30+00:00")
+    times = {0: begun, 1: begun + timedelta(days=1), 2: begun + timedelta(days=1)}
+    monkeypatch.setattr(schedule_run, "_now", lambda: times[len(world.calls())])
+    world.behave(f'case "$*" in *01:59*) exit {first};; esac; exit {second}')
+    assert world.verb("run-now", "nightly")[0] == code
+    assert world.cyctimes() == ["2026-03-10T01:59+00:00", "2026-03-10T02:00+00:00"]
+
+
+def test_run_now_that_is_ended_begins_no_other_tick(world: World) -> None:
+    now = datetime.fromisoformat("2026-03-10T02:00:30+01:00")
+    ran = []
+
+    def start(command: Sequence[str]) -> int:
+        nonlocal now
+        now += timedelta(days=1)
+        ran.append(command)
+        return 143
+
+    assert run_now(NIGHTLY, lambda: now, start, ignore, lambda: True) == 143
+    assert len(ran) == 1
+
+
 def test_a_run_at_a_time(world: World) -> None:
     world.install(*MONTHLY, age=YEAR)
     gate = world.folder / "gate"
@@ -130,6 +160,57 @@ def test_a_run_at_a_time(world: World) -> None:
     wait_until(lambda: world.verb("run", "nightly")[0] != 75)
     assert world.cyctimes() == [tick_before(0)] * 2
     assert catalog.read_history("nightly").results[-1].tries == 2
+
+
+def started_at(world: World, gate: Path) -> subprocess.Popen[str]:
+    """Start a run that goes on until something is written to `gate`; return it as it waits."""
+    os.mkfifo(gate)
+    world.behave(f"echo >&2 ready; read line <'{gate}'; exit 0")
+    process = world.start("run", "nightly")
+    assert process.stderr is not None
+    while process.stderr.readline() != "ready\n":
+        assert process.poll() is None
+    return process
+
+
+def test_what_a_killed_run_has_left_is_waited_for_by_the_next(world: World) -> None:
+    world.install(*MONTHLY, age=YEAR)
+    gate = world.folder / "gate"
+    first = started_at(world, gate)
+    world.behave("exit 0")
+    assert "was killed" not in world.verb("ls")[1]
+    first.kill()
+    first.wait(timeout=30)
+    assert "has not ended: who ran it was killed" in world.verb("ls")[1]
+    second = world.start("run", "nightly")
+    assert second.stderr is not None
+    assert "still runs; waits for its end" in second.stderr.readline()
+    # One waits: cron may start one each minute.
+    code, _, errors = world.verb("run", "nightly")
+    assert (code, len(world.calls())) == (75, 1), errors
+    gate.write_text("go\n")
+    second.communicate(timeout=30)
+    assert second.returncode == 0
+    assert world.cyctimes() == [tick_before(0)] * 2
+    assert f"{tick_before(0)} succeeded" in world.verb("ls")[1]
+
+
+def test_one_who_waits_may_be_ended(world: World) -> None:
+    world.install(*MONTHLY, age=YEAR)
+    gate = world.folder / "gate"
+    first = started_at(world, gate)
+    first.kill()
+    first.wait(timeout=30)
+    for _ in range(2):
+        waiting = world.start("run", "nightly")
+        assert waiting.stderr is not None
+        assert "waits for its end" in waiting.stderr.readline()
+        waiting.terminate()
+        waiting.communicate(timeout=30)
+        assert waiting.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM)
+    world.behave("exit 0")
+    gate.write_text("go\n")
+    wait_until(lambda: world.verb("run-now", "nightly")[0] != 75)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 from schedule_world import World
 from support import wait_until
 
-from pai_runner.schedule import catalog
+from pai_runner.schedule import catalog, locks
 from pai_runner.schedule.ticks import latest_tick
 
 pytest.importorskip("apscheduler")
@@ -102,6 +104,16 @@ def test_a_failed_tick_is_tried_again(world: World, serve: Callable[..., Serving
     assert catalog.read_history("nightly").results[-1].tries == len(world.calls()) >= 4
 
 
+def test_what_cannot_be_started_is_tried_again(world: World, serve: Callable[..., Serving]) -> None:
+    world.install(*YEARLY, age=LONG)
+    away = world.program.rename(world.folder / "away")
+    serving = serve("--retry", "0.2s")
+    serving.says(f"nightly: cannot start {world.program}: No such file", 2)
+    away.rename(world.program)
+    serving.says("nightly: ended with 0")
+    assert len(world.calls()) == 1
+
+
 def test_a_wrong_command_is_not_tried_again(world: World, serve: Callable[..., Serving]) -> None:
     world.install(*YEARLY, age=LONG)
     world.behave("exit 2")
@@ -134,7 +146,7 @@ def test_one_that_another_runs_is_looked_at_again(
     world: World, serve: Callable[..., Serving]
 ) -> None:
     world.install(*YEARLY, age=LONG)
-    with catalog.running("nightly"):
+    with locks.running("nightly"):
         serving = serve("--retry", "never")
         serving.says("nightly: ended with 75")
         serving.says("nightly: is tried again at")
@@ -195,6 +207,45 @@ def test_a_store_that_cannot_be_read_is_named(world: World) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 125
     assert f"{store} cannot be used" in errors
+
+
+def test_a_store_that_cannot_be_written_ends_it(
+    world: World, serve: Callable[..., Serving]
+) -> None:
+    """What APScheduler's own thread cannot write; a run that is under way is ended."""
+    gate, done = world.folder / "gate", world.folder / "done"
+    os.mkfifo(gate)
+    world.behave(f"trap 'echo >\"{done}\"; exit 1' TERM; echo >&2 ready; read line <'{gate}'")
+    world.install(*EACH_SECOND)
+    serving = serve()
+    serving.says("ready")
+    with closing(sqlite3.connect(store_path(), isolation_level=None)) as store:
+        store.execute("BEGIN IMMEDIATE")  # as a backup: it can be read all the time
+        assert serving.process.wait(30) == 125
+    serving.end()
+    assert any(f"{store_path()} cannot be used: database is locked" in one for one in serving.lines)
+    assert done.exists()
+
+
+def test_a_try_that_cannot_be_planned_ends_it(world: World, serve: Callable[..., Serving]) -> None:
+    gate = world.folder / "gate"
+    os.mkfifo(gate)
+    world.behave(f"echo >&2 ready; read line <'{gate}'; exit 9")
+    world.install(*YEARLY, age=LONG)
+    serving = serve()
+    serving.says("ready")
+    with closing(sqlite3.connect(store_path(), isolation_level=None)) as store:
+        count = "SELECT count(*) FROM apscheduler_jobs"
+        wait_until(lambda: store.execute(count).fetchone() == (1,))  # the first try is off it
+        store.execute("BEGIN IMMEDIATE")
+        gate.write_text("go\n")
+        assert serving.process.wait(30) == 125
+    serving.end()
+    assert any("cannot be used: database is locked" in one for one in serving.lines)
+
+
+def store_path() -> Path:
+    return Path(catalog.folder(), "serve.sqlite")
 
 
 def test_the_trigger_keeps_to_our_ticks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -198,6 +199,29 @@ def test_units_are_written_and_removed(world: World, systemctl: Path) -> None:
         "--user daemon-reload",
     ]
     assert catalog.names() == []
+
+
+def test_units_go_from_the_folder_that_they_were_written_to(
+    world: World, systemctl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "config")
+    world.install("--cron", "0 2 * * *", "--systemd")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(world.folder / "another"))
+    folder = world.folder / "config/systemd/user"
+    assert len(os.listdir(folder)) == 2
+    code, _, errors = world.verb("rm", "nightly")
+    assert (code, errors) == (0, "")
+    assert os.listdir(folder) == []
+
+
+def test_a_record_of_an_older_pai_does_not_tell_the_folder(world: World, systemctl: Path) -> None:
+    world.install("--cron", "0 2 * * *", "--systemd")
+    path = Path(catalog.folder(), "nightly.json")
+    data = json.loads(path.read_text())
+    del data["units"]
+    path.write_text(json.dumps(data))
+    assert world.verb("rm", "nightly")[0] == 0
+    assert os.listdir(world.folder / "config/systemd/user") == []
 
 
 @pytest.mark.parametrize("words", [["--grace", "30m"], ["--json", "--grace=30m"]])
