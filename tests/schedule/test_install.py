@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shlex
 import signal
 import subprocess
@@ -151,7 +152,7 @@ def test_what_it_runs_has_the_folder_and_the_settings_of_its_installation(
     done = subprocess.run(command, env=needed, capture_output=True, text=True, check=True)
     folder, endpoint, home, path = done.stdout.split()
     assert (folder, endpoint) == (str(world.folder), "http://127.0.0.1:1")
-    assert home == os.path.expanduser("~")
+    assert home == pwd.getpwuid(os.getuid()).pw_dir
     assert path.split(":")[0] == os.path.dirname(sys.executable)
 
 
