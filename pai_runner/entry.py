@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 # `-c` puts the current folder first on the path, as `-m` does: a signal.py or queue.py of the
@@ -21,3 +22,9 @@ def module_command(module: str) -> list[str]:
     """Return the command line that runs a module as a program, as `python -m` would."""
     run = f"import runpy; runpy.run_module('{module}', run_name='__main__', alter_sys=True)"
     return [sys.executable, "-c", _WITHOUT_FOLDER + run]
+
+
+def search_path() -> str:
+    """Return the PYTHONPATH of such a process: this package first, then what is set here."""
+    ours = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+    return os.pathsep.join(filter(None, [ours, os.environ.get("PYTHONPATH")]))

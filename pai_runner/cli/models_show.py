@@ -7,18 +7,16 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pai_runner.cli.models_place import add_model_arguments, size_text
 from pai_runner.cli.output import print_json, print_table, say
-from pai_runner.entry import module_command
+from pai_runner.entry import module_command, search_path
 from pai_runner.errors import ExitCode, SetupError, UsageError
 from pai_runner.location import Location
 from pai_runner.run.access import Access, check_servers, ignores_roles
 from pai_runner.secret import redact
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 _DEFAULT_SIGNATURE = "serving_default"
 
 
@@ -58,11 +56,10 @@ def ask(verb: str, location: Location, role: str | None, **values: Any) -> Any:
             say(notice)
         options = access.options(place)
     request = {"verb": verb, "prefix": prefix, "options": options, **values}
-    search = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     ended = subprocess.run(
         module_command("pai_runner.models.tool"),
-        env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(search)},
+        env={**os.environ, **quiet, "PYTHONPATH": search_path()},
         input=json.dumps(request),
         capture_output=True,
         text=True,

@@ -15,18 +15,15 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NoReturn
 
 from pai_runner.cli.output import say
-from pai_runner.entry import module_command
+from pai_runner.entry import module_command, search_path
 from pai_runner.errors import SetupError, UsageError
 from pai_runner.jobs.directory import JobDirectory, find
 from pai_runner.location import Location
 
 _OUTPUTS = ("summaryDir", "checkpointDir")
-# From where this package was loaded, the program is, too.
-_PACKAGES = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,6 @@ def _become_tensorboard(source: Source, arguments: Sequence[str]) -> NoReturn:
         }
         for prefix, opened in source.mounts.items()
     ]
-    search = [str(_PACKAGES), os.environ.get("PYTHONPATH")]
     request = {"mounts": mounts, "arguments": [*_reading(source), *arguments]}
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -166,7 +162,7 @@ def _become_tensorboard(source: Source, arguments: Sequence[str]) -> NoReturn:
         # Not an argument, which other users see: options name accounts.
         "PAI_TENSORBOARD": json.dumps(request),
         "PAI_SECRETS_FD": str(_inherited_pipe(store.values)),
-        "PYTHONPATH": os.pathsep.join(filter(None, search)),
+        "PYTHONPATH": search_path(),
     }
     sys.stdout.flush()
     os.execve(sys.executable, module_command("pai_runner.script.board"), environment)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pai_runner.entry import module_command
+from pai_runner.entry import module_command, search_path
 from pai_runner.errors import PaiError
 from pai_runner.location import Location
 from pai_runner.run.access import Access, check_servers, ignores_roles
@@ -75,11 +75,10 @@ def _gpus() -> Check:
 
 def _tensorflow() -> Check:
     """Import TensorFlow in a process of its own, and write and read through the bridge there."""
-    search = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     found = subprocess.run(
         module_command("pai_runner.script.selfcheck"),
-        env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(search)},
+        env={**os.environ, **quiet, "PYTHONPATH": search_path()},
         capture_output=True,
         text=True,
     )

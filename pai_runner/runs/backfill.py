@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, time, timedelta
+from functools import cached_property
 from typing import NoReturn
 
 from pai_runner.api import current_folder
 from pai_runner.entry import pai_command
 from pai_runner.errors import ExitCode, SetupError, UsageError
 from pai_runner.jobs.directory import home
-from pai_runner.jobs.runs import list_runs
+from pai_runner.jobs.runs import Run, list_runs
 from pai_runner.jobs.state import State
 from pai_runner.runs.once import has_succeeded
 from pai_runner.runs.starting import recorded_folder
@@ -69,8 +70,7 @@ class Backfill:
 
         Done is what any run of the name has succeeded for, also one that succeeds once per cyctime.
         """
-        runs = list_runs(name=self.name, states={State.SUCCEEDED})
-        done = {run.bizdate for run in runs}
+        done = {run.bizdate for run in self._succeeded}
         return {
             day: DONE if text in done or has_succeeded(self.name, text) else OPEN
             for day, text in ((day, f"{day:%Y%m%d}") for day in self.dates())
@@ -79,9 +79,13 @@ class Backfill:
     def other_folders(self) -> list[str]:
         """Return in which folders, beside this one, runs of the name have succeeded for a date."""
         dates = {f"{day:%Y%m%d}" for day in self.dates()}
-        runs = list_runs(name=self.name, states={State.SUCCEEDED})
-        folders = {recorded_folder(run.id) for run in runs if run.bizdate in dates}
+        folders = {recorded_folder(run.id) for run in self._succeeded if run.bizdate in dates}
         return sorted(folders - {"", str(current_folder())})
+
+    @cached_property
+    def _succeeded(self) -> list[Run]:
+        """The runs of the name that had succeeded when it was first asked for."""
+        return list_runs(name=self.name, states={State.SUCCEEDED})
 
 
 def day_of(text: str) -> date:
