@@ -32,7 +32,7 @@ setup(
     ext_modules=[
         Extension(
             "pai_runner.script._filesystem",
-            sources=["pai_runner/script/_filesystem.c"],
+            sources=["pai_runner/script/_filesystem.c", "pai_runner/script/_threads.c"],
             optional=True,
         ),
         Extension(

@@ -46,6 +46,8 @@
 
 typedef struct TF_Status TF_Status;
 
+void pai_keep_threads(int (*is_finalizing)(void)); /* of _threads.c */
+
 /* ====== TensorFlow's structures ====== */
 
 /* TF_RandomAccessFile, TF_WritableFile and TF_Filesystem: one pointer of ours each. */
@@ -183,11 +185,6 @@ static atomic_int calls_under_way;
 static pthread_t closer;        /* who has closed the door: Python's main thread */
 static _Atomic double kept_for; /* until when others are kept, in seconds of the monotonic clock */
 
-/* Python's threads that live and have come through the door, and how many of them linger. */
-static atomic_int visitors, lingering;
-static _Thread_local bool is_visitor;
-static pthread_key_t visit;
-
 static double seconds_now(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -199,37 +196,13 @@ static void pause_shortly(void) {
   nanosleep(&pause, NULL);
 }
 
-static void forget_visitor(void *is_set) { atomic_fetch_sub(&visitors, 1); }
-
-static void note_visitor(void) {
-  if (is_visitor || calls.thread_state() == NULL) return;
-  is_visitor = pthread_setspecific(visit, &visitors) == 0;
-  if (is_visitor) atomic_fetch_add(&visitors, 1);
-}
-
-/* Keep a thread of Python's, which comes back to an interpreter that ends, from coming back.
- *
- * Python before 3.14 ends such a thread where it asks for the interpreter's lock: in the middle of
- * TensorFlow's C++, which takes the process down. From 3.14 on it keeps them so itself. While
- * exit handlers run, which may wait for the thread, it is let go after a while. No lock may be held:
- * exit(3) takes those of streams. */
+/* Keep a thread of Python's, which comes back while the interpreter ends, from coming back: all that
+ * it could do is report that its files are closed. While exit handlers run, which may wait for the
+ * thread, it is let go after a while. No lock may be held: exit(3) takes those of streams. */
 static void linger(void) {
   if (!atomic_load(&closed) || pthread_equal(closer, pthread_self())) return;
   if (calls.thread_state() == NULL || calls.holds_interpreter()) return;
-  atomic_fetch_add(&lingering, is_visitor);
   while (seconds_now() < atomic_load(&kept_for) || calls.is_finalizing()) pause_shortly();
-  atomic_fetch_sub(&lingering, is_visitor);
-}
-
-/* Wait until Python's other threads that have come through the door linger at it, or `seconds`.
- *
- * One that had just left when the door closed waits for the interpreter's lock, and would be ended
- * as above. Called without that lock, it comes back. Others are busy elsewhere, or wait. */
-void pai_settle(double seconds) {
-  const double end = seconds_now() + seconds;
-  while (atomic_load(&lingering) < atomic_load(&visitors) - is_visitor && seconds_now() < end)
-    pause_shortly();
-  atomic_store(&kept_for, seconds_now() + LINGER_SECONDS);
 }
 
 static void refuse(TF_Status *status) {
@@ -237,7 +210,6 @@ static void refuse(TF_Status *status) {
 }
 
 static bool enter(TF_Status *status) {
-  note_visitor();
   atomic_fetch_add(&calls_under_way, 1);
   if (!atomic_load(&closed)) return true;
   atomic_fetch_sub(&calls_under_way, 1);
@@ -310,8 +282,6 @@ static void after_fork_in_child(void) {
     writer->descriptor = -1;
   }
   atomic_store(&calls_under_way, 0);
-  atomic_store(&visitors, is_visitor);
-  atomic_store(&lingering, 0);
   atomic_store(&growth_pipe, -1); /* the thread that reads it is the parent's */
   pthread_mutex_init(&writers_lock, NULL);
   open_writers = NULL;
@@ -793,7 +763,7 @@ void pai_prepare(const Calls *python, const char *names, size_t length) {
   static bool is_prepared;
   if (!is_prepared) {
     pthread_atfork(NULL, NULL, after_fork_in_child);
-    pthread_key_create(&visit, forget_visitor);
+    pai_keep_threads(python->is_finalizing);
   }
   is_prepared = true;
   calls = *python;

@@ -84,9 +84,6 @@ _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9.]*")
 _CLOSE_SECONDS = 5.0
 _CANCEL_SECONDS = 30.0
 
-# How long it then waits for Python's other threads to come back to a closed file system.
-_SETTLE_SECONDS = 1.0
-
 
 def _nothing(*_: object) -> None:
     """The default of `on_change` and `on_loss`."""
@@ -190,7 +187,6 @@ class _Bridge:
         self._layer.writers.give_up()
         if failures:
             self._end_with_loss("\n".join(f"pai: {line}" for line in failures))
-        self._library.settle(_SETTLE_SECONDS)
 
     def _finish(self) -> list[str]:
         """Do what `drain` does, for the last time."""

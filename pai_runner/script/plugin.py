@@ -89,8 +89,6 @@ class Library:
         library.pai_prepare.restype = None
         library.pai_close.argtypes = (c_double,)
         library.pai_close.restype = c_int
-        library.pai_settle.argtypes = (c_double,)
-        library.pai_settle.restype = None
         library.pai_flush_writers.argtypes = ()
         library.pai_flush_writers.restype = None
         library.pai_tell_growth_to.argtypes = (c_int,)
@@ -108,10 +106,6 @@ class Library:
     def close(self, seconds: float) -> bool:
         """Let no further call reach Python; tell whether those under way ended in time."""
         return bool(self._library.pai_close(seconds))
-
-    def settle(self, seconds: float) -> None:
-        """Wait, at most so long, until Python's other threads are kept from its end."""
-        self._library.pai_settle(seconds)
 
     def flush_writers(self) -> None:
         """Write out to the staged files what open writers hold in memory."""

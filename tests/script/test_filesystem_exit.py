@@ -179,8 +179,29 @@ def test_threads_that_outlive_the_script(
 
 
 @pytest.mark.proof_exits
-def test_threads_that_read_and_save_while_it_ends(tmp_path: Path) -> None:
+def test_threads_that_never_come_back_to_a_bucket(tmp_path: Path) -> None:
     """Python before 3.14 ends a thread that comes back to it late in the middle of TensorFlow."""
+    records = str(tmp_path / "records")
+    program = f"""
+        def read():
+            while True:
+                list(tf.data.TFRecordDataset({records!r}))
+                has_read.release()
+        with tf.io.TFRecordWriter({records!r}) as writer:
+            writer.write(b"1")
+        has_read = threading.Semaphore(0)
+        for _ in range(4):
+            threading.Thread(target=read, daemon=True).start()
+        for _ in range(40):
+            has_read.acquire()
+    """
+    for _ in range(int(os.environ.get("PAI_PROOF_COUNT", "2"))):
+        result = run_text(tmp_path, program, "memory://ends/", {})
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.proof_exits
+def test_threads_that_read_and_save_while_it_ends(tmp_path: Path) -> None:
     program = """
         def read():
             while True:
