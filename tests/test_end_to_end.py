@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from support import EXAMPLES, Pai, Places
 
-pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
+pytestmark = pytest.mark.slow
 
-
-WHERE = ["local", "s3", "oss", "oss staged"]
+WHERE = [
+    "local",
+    pytest.param("s3", marks=pytest.mark.tensorflow),
+    "oss",
+    pytest.param("oss staged", marks=pytest.mark.tensorflow),
+]
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -58,7 +62,7 @@ with tf.Session() as session:
 """
 
 
-@pytest.mark.parametrize("where", ["oss", "oss staged"])
+@pytest.mark.parametrize("where", [pytest.param("oss", marks=pytest.mark.tensorflow), "oss staged"])
 def test_a_job_goes_on_from_the_latest_checkpoint_of_the_last(
     where: str, pai: Pai, places: Places, tmp_path: Path
 ) -> None:
@@ -115,6 +119,7 @@ def test_the_record_tells_what_ran(pai: Pai, tmp_path: Path) -> None:
     assert len(json.loads(pai("jobs", "--json").stdout)) == 2
 
 
+@pytest.mark.tensorflow
 def test_an_archive_and_its_parameters_may_lie_in_the_bucket(
     pai: Pai, places: Places, tmp_path: Path
 ) -> None:

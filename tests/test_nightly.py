@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, Pai, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
+pytestmark = pytest.mark.slow
 
 COUNT = int(os.environ.get("PAI_PROOF_COUNT", "2"))
 

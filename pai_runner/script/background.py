@@ -3,7 +3,8 @@
 What waits is done by one thread, in the order in which TensorFlow asked for it: data, index,
 `checkpoint`, then the deletion of old checkpoints. Nothing overtakes: whatever else changes a
 bucket waits until the queue is empty (`settle`), but for event files, which stand for themselves.
-So does the next save, before it writes anything: two saves are on the disk at most.
+So does the next save, before it writes anything: two saves are on the disk at most. The thread
+begins when a save seems complete or is waited for, else it would contend with the save's end.
 
 A file is taken by its name. SavedModels have data and indexes of the same names, always as
 `variables/variables.…`: these are uploaded at once, for `saved_model.pb`, which follows, is read by
@@ -21,8 +22,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 
 from pai_runner.script.stores import Entry, Stores, parent
@@ -40,6 +41,8 @@ _OF_SAVED_MODEL = re.compile(r"/variables/variables\.[^/]*$")
 _PATIENCE = 5
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 30.0
+# A save seems complete when it has asked for nothing for so long, in seconds.
+_PAUSE = 0.2
 # The checksum of a larger file is calculated behind, too.
 _SMALL = 64 * 1024 * 1024
 # How often the end of the process tells how much is left, in seconds.
@@ -81,6 +84,7 @@ class Background:
         self._is_busy = False  # with the first of the queue
         self._failure: OSError | None = None
         self._is_told = False  # the failure has been raised
+        self._waiters = 0  # threads that wait until the queue is empty
         self._journal: Journal | None = None
         self._thread: threading.Thread | None = None
         self._is_ending = False
@@ -173,14 +177,25 @@ class Background:
         with self._changed:
             if self._is_told:
                 self._failure, self._is_told = None, False
-        self._see_to_it()
-        with self._changed:
+        with self._wanted(), self._changed:
             while self._queue and self._failure is None and not self._is_ending:
                 self._changed.wait()
             failure = self._failure
             self._is_told = failure is not None
         if failure is not None:
             raise failure
+
+    @contextmanager
+    def _wanted(self) -> Iterator[None]:
+        """Have the queue worked off at once."""
+        with self._changed:
+            self._waiters += 1
+        try:
+            self._see_to_it()
+            yield
+        finally:
+            with self._changed:
+                self._waiters -= 1
 
     def _opened(self) -> Journal:
         """Return this process's journal, made at first use."""
@@ -224,7 +239,10 @@ class Background:
             with self._changed:
                 while not self._queue or self._failure is not None:
                     self._changed.wait()
-            self._do_next()
+                while not self._waiters and self._changed.wait(_PAUSE):
+                    pass
+            while self._do_next():
+                pass
 
     def _do_next(self) -> bool:
         """Do what is first in the queue; tell whether it went well, and there is more."""
@@ -281,6 +299,10 @@ class Background:
 
     # ====== The end of the process ======
 
+    def held(self) -> AbstractContextManager[object]:
+        """Have other threads wait with what they would queue, but while this one waits itself."""
+        return self._changed
+
     def finish(self) -> list[str]:
         """Wait until nothing waits; return what to tell of what could not be uploaded.
 
@@ -291,9 +313,9 @@ class Background:
             return []
         with self._changed:
             self._failure = None
-        self._see_to_it()
         try:
-            failure = self._wait_and_tell()
+            with self._wanted():
+                failure = self._wait_and_tell()
         except KeyboardInterrupt:
             failure = InterruptedError(errno.EINTR, "interrupted: it was not uploaded")
         if failure is None:

@@ -17,7 +17,8 @@ TensorFlow's local file system does, as far as an object store can:
 - Of several processes that save one checkpoint (TF_CONFIG, PAI_TASKS) each uploads its parts under
   their temporary names, where the one that merges them finds them.
 - At a normal end of the process what is still open is uploaded, as a local disk would have it.
-  A killed process leaves its files `pai-<process>-…` in TMPDIR.
+  A killed process leaves its files `pai-<process>-…` in TMPDIR. Threads that still run TensorFlow are
+  kept in it until the process has ended: Python before 3.14 would end them there, and all with them.
 - With PAI_ASYNC_CHECKPOINT=1 checkpoints are uploaded in the background, in their order: `save`
   returns when they are on the local disk, in PAI_PENDING_DIR (default TMPDIR). The next save waits
   until they are in the bucket, and fails if they could not be uploaded; so does the end of the
@@ -42,6 +43,7 @@ for s3 are AWS's own (environment, profile).
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import ctypes
 import gc
@@ -216,15 +218,22 @@ class _Bridge:
         if os.getpid() == self._process:
             if self._is_closing:
                 return  # the process ends by itself when all is uploaded
-            if not _is_at_work(frame):
-                atexit._run_exitfuncs()
-                sys.stdout.flush()
-                sys.stderr.flush()
-            else:
-                for line in self._layer.background.finish():
-                    print(f"pai: {line}", file=sys.stderr, flush=True)
-                self._layer.background.close()
+            if _is_at_work(frame):
+                # What was interrupted goes on meanwhile: the upload may need a lock that it holds.
+                _thread.start_new_thread(self._finish_and_end, (number,))
+                return
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
         os.kill(os.getpid(), number)
+
+    def _finish_and_end(self, number: int) -> None:
+        background = self._layer.background
+        with background.held():
+            for line in background.finish():
+                print(f"pai: {line}", file=sys.stderr, flush=True)
+            background.close()
+            os.kill(os.getpid(), number)
 
     def _end_with_loss(self, text: str) -> NoReturn:
         """End the process with 1: an exit handler has no other way, and 0 would be a lie."""

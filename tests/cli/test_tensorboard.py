@@ -100,7 +100,6 @@ def make_recorded_job(pai: Pai, monkeypatch: pytest.MonkeyPatch, **parameters: s
 
 
 @pytest.mark.slow
-@pytest.mark.tensorflow
 def test_a_job_s_events_are_read_from_its_bucket_and_folder_as_they_grow(
     pai: Pai,
     s3_server: S3Server,

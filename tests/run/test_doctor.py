@@ -12,9 +12,10 @@ from support import Pai, Places
 
 from pai_runner.entry import pai_command
 
-pytestmark = [pytest.mark.slow, pytest.mark.tensorflow]
+pytestmark = pytest.mark.slow
 
 
+@pytest.mark.tensorflow
 def test_a_sound_machine_is_sound(pai: Pai, places: Places, tmp_path: Path) -> None:
     ran = pai("doctor", "--json", places.s3, places.local, str(tmp_path / "new"))
     found = {check["name"]: check for check in json.loads(ran.stdout)}

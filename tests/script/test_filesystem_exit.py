@@ -18,7 +18,7 @@ from file_systems import UNREACHABLE
 from moto_server import S3Server
 from support import ROOT, wait_until
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).with_name("leave_open.py")
 BUCKET = "exits"
@@ -115,8 +115,9 @@ def left_locally(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes | 
     return summed_up(names, lambda name: (folder / name).read_bytes())
 
 
+@pytest.mark.tensorflow
 @pytest.mark.proof_exits
-@pytest.mark.parametrize("turn", range(int(os.environ.get("PAI_PROOF_COUNT", "3"))))
+@pytest.mark.parametrize("turn", range(int(os.environ.get("PAI_PROOF_COUNT", "2"))))
 def test_what_is_left_open_is_left_as_on_a_local_disk(
     turn: int,
     left_locally: dict[str, bytes | int],
@@ -150,6 +151,7 @@ def test_a_script_that_fails_keeps_its_code_and_its_files(
     assert s3_server.read(bucket, "fails/log") == b"so far"
 
 
+@pytest.mark.tensorflow
 def test_threads_that_outlive_the_script(
     s3_server: S3Server, bucket: str, options: dict[str, str], tmp_path: Path
 ) -> None:
@@ -178,6 +180,7 @@ def test_threads_that_outlive_the_script(
     assert s3_server.read(bucket, "threads/handler") == b"at exit"
 
 
+@pytest.mark.tensorflow
 @pytest.mark.proof_exits
 def test_threads_that_never_come_back_to_a_bucket(tmp_path: Path) -> None:
     """Python before 3.14 ends a thread that comes back to it late in the middle of TensorFlow."""
@@ -200,6 +203,7 @@ def test_threads_that_never_come_back_to_a_bucket(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.tensorflow
 @pytest.mark.proof_exits
 def test_threads_that_read_and_save_while_it_ends(tmp_path: Path) -> None:
     program = """
@@ -222,7 +226,7 @@ def test_threads_that_read_and_save_while_it_ends(tmp_path: Path) -> None:
         for _ in range(20):
             has_saved.acquire()
     """
-    turns = int(os.environ.get("PAI_PROOF_COUNT", "4"))
+    turns = int(os.environ.get("PAI_PROOF_COUNT", "2"))
     for _ in range((turns + 1) // 2):
         # Two at once: each has less of the processors than it wants.
         pair = [start_text(tmp_path, program, "memory://ends/", {}) for _ in range(2)]
@@ -307,6 +311,7 @@ def test_events_are_uploaded_while_they_are_written(
     assert 0 < size <= int(result.stdout)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_processes_of_multiprocessing(
     method: str, s3_server: S3Server, bucket: str, options: dict[str, str], tmp_path: Path
@@ -331,6 +336,7 @@ def test_processes_of_multiprocessing(
         assert content == f"input {number}".encode()
 
 
+@pytest.mark.tensorflow
 def test_a_forked_process_of_multiprocessing_that_imports_tensorflow_itself(
     s3_server: S3Server, bucket: str, options: dict[str, str], tmp_path: Path
 ) -> None:

@@ -237,7 +237,6 @@ assert tf.train.load_checkpoint(latest).get_tensor("v") == 7.0
 
 
 @pytest.mark.slow
-@pytest.mark.tensorflow
 def test_a_savers_checkpoint_is_found_by_the_next_job(place: S3Place, tmp_path: Path) -> None:
     first, second = Job(tmp_path, "first", [place]), Job(tmp_path, "second", [place])
     with staged(first) as (mover, folder):
