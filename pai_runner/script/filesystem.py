@@ -17,8 +17,8 @@ TensorFlow's local file system does, as far as an object store can:
 - Of several processes that save one checkpoint (TF_CONFIG, PAI_TASKS) each uploads its parts under
   their temporary names, where the one that merges them finds them.
 - At a normal end of the process what is still open is uploaded, as a local disk would have it.
-  A killed process leaves its files `pai-<process>-…` in TMPDIR. Threads that still run TensorFlow are
-  kept in it until the process has ended: Python before 3.14 would end them there, and all with them.
+  A killed process leaves its files `pai-<process>-…` in TMPDIR. Threads that still run TensorFlow
+  are kept in it until the process has ended: Python before 3.14 would end them, and all with them.
 - With PAI_ASYNC_CHECKPOINT=1 checkpoints are uploaded in the background, in their order: `save`
   returns when they are on the local disk, in PAI_PENDING_DIR (default TMPDIR). The next save waits
   until they are in the bucket, and fails if they could not be uploaded; so does the end of the
@@ -189,6 +189,8 @@ class _Bridge:
         self._layer.writers.give_up()
         if failures:
             self._end_with_loss("\n".join(f"pai: {line}" for line in failures))
+        # The time for which other threads are kept away begins anew: others' exit handlers follow.
+        self._library.close(0)
 
     def _finish(self) -> list[str]:
         """Do what `drain` does, for the last time."""
