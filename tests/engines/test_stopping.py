@@ -88,7 +88,7 @@ def test_ctrl_c_twice_ends_at_once(jobs: Jobs) -> None:
         began = time.monotonic()
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait() == 137
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 2
     assert jobs.record.state is State.CANCELLED
     assert "SIGKILL" in jobs.record.message
 
@@ -120,7 +120,7 @@ def test_after_the_grace_comes_sigkill(jobs: Jobs) -> None:
         began = time.monotonic()
         launcher.terminate()
         assert launcher.wait() == 137
-        assert 0.4 < time.monotonic() - began < 20
+        assert 0.4 < time.monotonic() - began < 3
     assert jobs.record.state is State.CANCELLED
 
 
@@ -226,7 +226,7 @@ def test_cancel_with_force_gives_no_grace(jobs: Jobs) -> None:
         request_cancel(jobs.directory)  # asking again is not forcing
         request_cancel(jobs.directory, force=True)
         assert launcher.wait() == 137
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 3
     assert jobs.record.reason is Reason.CANCELLED_BY_USER
 
 

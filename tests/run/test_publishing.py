@@ -161,7 +161,7 @@ def test_it_may_clean_up_but_a_second_ctrl_c_kills_it(jobs: Jobs, tmp_path: Path
         with pytest.raises(subprocess.TimeoutExpired):  # what comes sooner is the same press
             launcher.wait(processes.SAME_SIGNAL_SECONDS + 0.1)
         launcher.send_signal(signal.SIGINT)
-        assert launcher.wait(timeout=30) == 130
+        assert launcher.wait(timeout=5) == 130
 
 
 def test_cancelling_ends_it(jobs: Jobs, tmp_path: Path) -> None:
